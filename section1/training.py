@@ -1,0 +1,265 @@
+"""The training loop: every NumPy network of the course learns here.
+
+For each batch: forward, loss, backward, update. `TrainingStep` does that for one batch,
+`fit` repeats it over epochs, `evaluate` measures without learning.
+
+To use every core, a batch is cut into micro-batches, each with a replica of the model.
+The loss is a mean over rows, so its gradient is the weighted sum of the micro-batches'
+gradients. The cut depends on the batch alone and the sum runs in a fixed order: the
+result is the same bit for bit on any number of threads.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from section1.layer import Layer
+from section1.losses import Loss
+from section1.parallel import Workers, one_blas_thread
+from section1.parameter import Parameter
+from section1.sgd import Optimizer
+
+Batch = tuple[np.ndarray, np.ndarray]
+Metric = Callable[[np.ndarray, np.ndarray], float]
+
+MICRO_BATCH = 128  # rows; fewer would spend more on adding up gradients than threads save
+
+
+def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
+    """The share classified right, by scores (..., K) or, for two classes, one logit (..., 1)."""
+    if prediction.shape[-1] == 1:
+        chosen = (prediction > 0).reshape(target.shape)
+    else:
+        chosen = prediction.argmax(axis=-1)
+    return float((chosen == target).mean())
+
+
+@dataclass
+class History:
+    """What `fit` saw. `step_loss` has a number per step, the others one per epoch.
+
+    `loss` and `metric` are means over the epoch's training batches, taken while the
+    weights were changing; `val_loss` and `val_metric` are measured after the epoch;
+    `seconds` is the time from the start of `fit` to the end of the epoch's training.
+    """
+
+    step_loss: list[float] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    metric: list[float] = field(default_factory=list)
+    val_loss: list[float] = field(default_factory=list)
+    val_metric: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def micro_batches(rows: int, at_most: int) -> list[slice]:
+    """Cut `rows` into as few nearly equal runs as hold `at_most` rows each."""
+    pieces = math.ceil(rows / at_most)
+    ends = [rows * k // pieces for k in range(pieces + 1)]
+    return [slice(a, b) for a, b in zip(ends, ends[1:])]
+
+
+class Replica(NamedTuple):
+    """What one micro-batch works with; see `Layer.replica`."""
+
+    model: Layer
+    loss: Loss
+    parameters: list[Parameter]
+
+
+class TrainingStep:
+    """One step of gradient descent on a batch: `step(x, y) -> (loss, metric)`."""
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        workers: Workers,
+        metric: Metric | None = None,
+        micro_batch: int = MICRO_BATCH,
+    ):
+        self.model, self.loss, self.optimizer, self.metric = model, loss, optimizer, metric
+        self.workers = workers
+        needs_all = any(layer.whole_batch for layer in model.modules())
+        self.micro_batch: float = math.inf if needs_all else micro_batch
+        self.replicas: list[Replica] = []
+
+    def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+        cuts = micro_batches(len(x), int(min(self.micro_batch, len(x))))
+        while len(self.replicas) < len(cuts):
+            self._add_replica()
+
+        def work(number: int, rows: slice) -> tuple[float, float]:
+            model, loss, parameters = self.replicas[number]
+            share = (rows.stop - rows.start) / len(x)
+            for parameter in parameters:
+                parameter.zero_grad()
+            prediction = model.forward(x[rows])
+            value = loss.forward(prediction, y[rows])
+            gradient = loss.backward()
+            model.backward(gradient if share == 1 else gradient * share)
+            score = self.metric(prediction, y[rows]) if self.metric else math.nan
+            return value * share, score * share
+
+        results = self.workers.map(work, range(len(cuts)), cuts)
+        self._add_gradients(len(cuts))
+        self.optimizer.step()
+        value, score = (sum(column) for column in zip(*results))
+        return value, score
+
+    def _add_replica(self) -> None:
+        """One more replica. The first adds into the model's own gradients."""
+        replica = self.model.replica(share_gradients=not self.replicas)
+        replica.train()
+        replica.skip_input_gradient()
+        self.replicas.append(Replica(replica, copy.deepcopy(self.loss), replica.parameters()))
+
+    def _add_gradients(self, count: int) -> None:
+        totals, *others = (replica.parameters for replica in self.replicas[:count])
+
+        def add(total: Parameter, *parts: Parameter) -> None:
+            for part in parts:
+                total.grad += part.grad
+
+        if others:
+            self.workers.map(add, totals, *others)
+
+
+def shuffled(data: Batch, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches of (x, y) in a new random order of the rows."""
+    x, y = data
+    order = rng.permutation(len(x))
+    for start in range(0, len(x), batch_size):
+        rows = order[start : start + batch_size]
+        yield x[rows], y[rows]
+
+
+def fit(
+    model: Layer,
+    loss: Loss,
+    optimizer: Optimizer,
+    data: Batch | Callable[[np.random.Generator], Iterable[Batch]],
+    *,
+    epochs: int,
+    batch_size: int,
+    rng: np.random.Generator,
+    validation: Batch | None = None,
+    metric: Metric | None = accuracy,
+    schedule: Callable[[int], float] | None = None,
+    threads: int | None = None,
+    micro_batch: int = MICRO_BATCH,
+    on_epoch: Callable[[History], None] | None = None,
+) -> History:
+    """Train `model` by gradient descent and return what was seen on the way.
+
+    Args:
+        data: arrays x (N, ...) and y (N, ...), shuffled anew at every epoch; or a
+            function that takes `rng` and yields the batches (x, y) of one epoch.
+        epochs, batch_size: passes over the data, and rows a step.
+        rng: decides the order of the rows, and nothing else.
+        validation: (x, y), measured after every epoch.
+        metric: what to report beside the loss, `metric(prediction, target) -> float`, a
+            mean over rows; None for no metric.
+        schedule: the learning rate as a function of the step number, from 0.
+        threads: workers for micro-batches (default: every core); no effect on results.
+        micro_batch: most rows that a worker takes at once.
+        on_epoch: called with the history after each epoch.
+
+    Raises ValueError for settings out of range, and FloatingPointError as soon as the
+    loss is not a finite number.
+    """
+    for name, number in (
+        ("epochs", epochs),
+        ("batch_size", batch_size),
+        ("micro_batch", micro_batch),
+    ):
+        if number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    if isinstance(data, tuple) and not len(data[0]) == len(data[1]) > 0:
+        raise ValueError(f"{len(data[0])} inputs do not go with {len(data[1])} targets")
+
+    history = History()
+    start = time.perf_counter()
+    with Workers(threads) as workers, one_blas_thread():
+        step = TrainingStep(model, loss, optimizer, workers, metric, micro_batch)
+        for epoch in range(epochs):
+            batches = data(rng) if callable(data) else shuffled(data, batch_size, rng)
+            total_loss = total_metric = rows = 0.0
+            for x, y in batches:
+                if schedule is not None:
+                    optimizer.lr = schedule(optimizer.steps)
+                value, score = step(x, y)
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"the loss became {value} in epoch {epoch + 1}, step {optimizer.steps}, "
+                        f"at learning rate {optimizer.lr:g}: try a smaller one"
+                    )
+                history.step_loss.append(value)
+                total_loss += value * len(x)
+                total_metric += score * len(x)
+                rows += len(x)
+            history.seconds.append(time.perf_counter() - start)
+            history.loss.append(total_loss / rows)
+            history.metric.append(total_metric / rows)
+            if validation is not None:
+                value, score = _evaluate(model, loss, validation, metric, workers)
+                history.val_loss.append(value)
+                history.val_metric.append(score)
+            if on_epoch is not None:
+                on_epoch(history)
+    return history
+
+
+def evaluate(
+    model: Layer,
+    loss: Loss,
+    data: Batch,
+    *,
+    metric: Metric | None = accuracy,
+    threads: int | None = None,
+) -> tuple[float, float]:
+    """(loss, metric) over `data`, in evaluation mode, without learning."""
+    with Workers(threads) as workers, one_blas_thread():
+        return _evaluate(model, loss, data, metric, workers)
+
+
+def _evaluate(
+    model: Layer, loss: Loss, data: Batch, metric: Metric | None, workers: Workers
+) -> tuple[float, float]:
+    x, y = data
+
+    def measure(rows: slice) -> tuple[float, float]:
+        prediction = model.forward(x[rows])
+        share = (rows.stop - rows.start) / len(x)
+        value = copy.copy(loss).forward(prediction, y[rows])
+        return value * share, (metric(prediction, y[rows]) if metric else math.nan) * share
+
+    results = _in_eval_mode(model, workers, measure, len(x))
+    value, score = (sum(column) for column in zip(*results))
+    return value, score
+
+
+def predict(model: Layer, x: np.ndarray, *, threads: int | None = None) -> np.ndarray:
+    """The model's output for every row of x, in evaluation mode."""
+    with Workers(threads) as workers, one_blas_thread():
+        return np.concatenate(
+            _in_eval_mode(model, workers, lambda rows: model.forward(x[rows]), len(x))
+        )
+
+
+def _in_eval_mode(model: Layer, workers: Workers, function: Callable, rows: int) -> list:
+    """[function(slice of rows)]: one model serves all threads, for it remembers nothing."""
+    modes = [(layer, layer.training) for layer in model.modules()]
+    model.eval()
+    try:
+        return workers.map(function, micro_batches(rows, MICRO_BATCH))
+    finally:
+        for layer, mode in modes:
+            layer.training = mode
