@@ -1,0 +1,182 @@
+"""Run the course: everything, a section, or single experiments.
+
+python main.py                     the menu
+python main.py --all               every experiment, in the mode of config.py
+python main.py 3                   a section
+python main.py xor mnist_cnn       experiments by name
+python main.py --list              what there is
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import config
+from utils.errors import UserError
+from utils.experiments import registry
+from utils.experiments.budget import budgets, parse
+from utils.experiments.registry import Experiment
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message} (python main.py --help)")
+
+
+def parser() -> Parser:
+    p = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("what", nargs="*", help="sections (3), experiments (xor) or numbers (1.2)")
+    p.add_argument("--all", action="store_true", help="every experiment")
+    p.add_argument("--list", action="store_true", help="show what there is, run nothing")
+    p.add_argument("--mode", choices=config.MODES, help="instead of the mode in config.py")
+    p.add_argument("--seed", help="instead of the seed in config.py")
+    p.add_argument("--data", choices=("auto", "real", "embedded"), default="auto")
+    p.add_argument("--results", metavar="DIR", default=config.RESULTS_DIR)
+    p.add_argument("--threads", metavar="N", help="cores to use (default: all); same numbers")
+    again = p.add_mutually_exclusive_group()
+    again.add_argument(
+        "--resume", action="store_true", help="skip what is done with these settings"
+    )
+    again.add_argument(
+        "--force", action="store_true", help="replace results of a costlier mode too"
+    )
+    again.add_argument("--replot", action="store_true", help="figures from saved results alone")
+    for name in ("epochs", "batch-size", "lr", "samples"):
+        p.add_argument(f"--{name}", metavar="X", help="instead of the budget in config.py")
+    p.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="any other setting, likewise",
+    )
+    return p
+
+
+def changes(arguments: argparse.Namespace) -> dict[str, str]:
+    """The settings of the budget that the command line changes, as text."""
+    found = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "lr", "samples")}
+    for item in arguments.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise UserError(f"--set takes KEY=VALUE, got {item!r}")
+        found[key] = value
+    return {key: text for key, text in found.items() if text is not None}
+
+
+def listing(experiments: list[Experiment], mode: str) -> str:
+    """Sections and experiments with their questions and the expected time in `mode`."""
+    lines = []
+    for section, title in registry.SECTIONS.items():
+        members = [e for e in experiments if e.section == section]
+        if members:
+            seconds = sum(e.expected_seconds(mode) for e in members)
+            lines.append(
+                f"\n{section}  {title}  ({mode.upper()}: about {registry.duration(seconds)})"
+            )
+        for e in members:
+            time = registry.duration(e.expected_seconds(mode))
+            lines.append(f"   {e.label:<5}{e.name:<24}{time:>7}  {e.question}")
+    return "\n".join(lines)
+
+
+def menu(mode: str) -> tuple[list[Experiment], str]:
+    """Ask a person what to run: the experiments (none to quit) and the mode."""
+    experiments = registry.all_experiments()
+    while True:
+        print(listing(experiments, mode))
+        print(
+            f"\nNumbers or names to run; a: all; m: change the mode (now {mode.upper()}); q: quit"
+        )
+        try:
+            answer = input("> ").split()
+        except EOFError:
+            return [], mode
+        if answer == ["q"]:
+            return [], mode
+        if answer == ["a"]:
+            return experiments, mode
+        if answer == ["m"]:
+            mode = config.MODES[(config.MODES.index(mode) + 1) % len(config.MODES)]
+            continue
+        try:
+            if chosen := registry.select(answer):
+                return chosen, mode
+        except UserError as error:
+            print(error)
+
+
+def run(argv: list[str]) -> int:
+    """Do what the command line asks for; the exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        mode = arguments.mode or config.mode()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if arguments.list:
+        print(listing(registry.select(arguments.what) or registry.all_experiments(), mode))
+        return 0
+    if arguments.all:
+        chosen = registry.all_experiments()
+    elif arguments.what:
+        chosen = registry.select(arguments.what)
+    elif sys.stdin.isatty():
+        chosen, mode = menu(mode)
+        if not chosen:
+            return 0
+    else:
+        raise UserError(
+            "the menu needs a terminal: use --all, --list or names (python main.py xor)"
+        )
+    budget = budgets(chosen, mode, changes(arguments))
+
+    # Only now what takes time to import.
+    from utils.experiments import runner
+    from utils.experiments.run import Settings
+
+    settings = Settings(
+        mode=mode,
+        seed=config.SEED if arguments.seed is None else parse_seed(arguments.seed),
+        data=arguments.data,
+        results=Path(arguments.results),
+        threads=config.THREADS
+        if arguments.threads is None
+        else parse("--threads", arguments.threads, 1),
+    )
+    if arguments.replot:
+        return runner.replot(chosen, settings)
+    return runner.run_all(chosen, budget, settings, resume=arguments.resume, force=arguments.force)
+
+
+def parse_seed(text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"--seed must be a whole number of at least 0, got {text}")
+    return int(text)
+
+
+def main() -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a console without these characters shows "?"
+    try:
+        return run(sys.argv[1:])
+    except UserError as error:
+        print(f"main.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a pipe (`| head`) has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

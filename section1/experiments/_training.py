@@ -1,0 +1,73 @@
+"""What experiments share: training the same thing over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from section1.layer import Layer
+from section1.losses import Loss
+from section1.sgd import Optimizer
+from section1.training import Batch, History, evaluate, fit
+from utils.experiments.progress import Progress
+from utils.experiments.run import Run
+
+Recipe = Callable[[np.random.Generator], tuple[Layer, Loss, Optimizer]]
+
+
+@dataclass
+class Trained:
+    """A trained model, how it came about, and how it does on data it has never seen."""
+
+    model: Layer
+    history: History
+    test_loss: float
+    test_metric: float
+
+
+def train(
+    run: Run,
+    recipe: Recipe,
+    data: Batch,
+    test: Batch,
+    *,
+    key: Iterable[int],
+    bar: Progress,
+    validation: Batch | None = None,
+    **options: object,
+) -> Trained:
+    """Train what `recipe(rng)` makes with the epochs and batch size of the run's budget.
+
+    `key` picks the random numbers (a repetition's number, say): the first generator of it
+    makes the initial weights, the second shuffles. `bar` advances at every epoch.
+    `options` go to `fit`.
+    """
+    weights, order = run.rng(*key).spawn(2)
+    model, loss, optimizer = recipe(weights)
+
+    def on_epoch(history: History) -> None:
+        bar.advance(f"loss {history.loss[-1]:.3f}")
+
+    settings = {"epochs": run.budget.epochs, "batch_size": run.budget.batch_size} | options
+    history = fit(
+        model,
+        loss,
+        optimizer,
+        data,
+        rng=order,
+        validation=validation,
+        threads=run.threads,
+        on_epoch=on_epoch,
+        **settings,  # type: ignore[arg-type]
+    )
+    metric = {"metric": options["metric"]} if "metric" in options else {}
+    scores = evaluate(model, loss, test, threads=run.threads, **metric)  # type: ignore[arg-type]
+    return Trained(model, history, *scores)
+
+
+def mean_std(values: Iterable[float]) -> tuple[float, float]:
+    """Mean and sample standard deviation (0 for a single value)."""
+    numbers = np.asarray(list(values), float)
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0

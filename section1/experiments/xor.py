@@ -1,0 +1,96 @@
+"""Can a network without a hidden layer learn XOR, and how small a hidden layer is enough?
+
+XOR is 1 where exactly one of two inputs is 1. No straight line separates the two classes
+(Minsky and Papert, Perceptrons, 1969), so the hidden layer is not an ornament.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from section1.experiments._training import train
+from section1.functions import sigmoid
+from section1.losses import BinaryCrossEntropy
+from section1.mlp import MLP
+from section1.sgd import SGD
+from section1.training import predict
+from utils.experiments.results import Curve, Result, Table
+from utils.experiments.run import Run
+from utils.output import plots
+
+X = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], np.float32)
+Y = np.array([0, 1, 1, 0])
+SPAN = np.linspace(-0.5, 1.5, 81)
+
+
+def compute(run: Run) -> Result:
+    budget = run.budget
+    run.note_data("xor", "the four points of XOR")
+    plane = np.stack(np.meshgrid(SPAN, SPAN), axis=-1).reshape(-1, 2).astype(np.float32)
+    widths = [0, *budget.hidden]
+    metrics, curves, arrays, rows = {}, {}, {}, []
+    with run.progress(len(widths) * budget.seeds * budget.epochs) as bar:
+        for width in widths:
+            sizes = [2, width, 1] if width else [2, 1]
+
+            def recipe(rng: np.random.Generator, sizes: list[int] = sizes) -> tuple:
+                model = MLP(sizes, activation="tanh", init="xavier_uniform", rng=rng)
+                return model, BinaryCrossEntropy(), SGD(model.parameters(), budget.lr)
+
+            runs = [
+                train(run, recipe, (X, Y), (X, Y), key=(width, seed), bar=bar)
+                for seed in range(budget.seeds)
+            ]
+            solved = sum(trained.test_metric == 1 for trained in runs)
+            metrics[f"solved_{width}"] = solved / budget.seeds
+            rows.append([width, f"{solved} of {budget.seeds}", max(t.test_metric for t in runs)])
+            curves[f"loss_{width}"] = Curve.over_runs(
+                range(1, budget.epochs + 1),
+                [trained.history.loss for trained in runs],
+                "epoch",
+                "binary cross-entropy (nats)",
+            )
+            arrays[f"plane_{width}"] = sigmoid(predict(runs[0].model, plane)).reshape(81, 81)
+    widest = widths[-1]
+    metrics["solved"] = metrics[f"solved_{widest}"]
+    enough = [width for width in widths if metrics[f"solved_{width}"] == 1]
+    answer = (
+        f"Without a hidden layer {rows[0][1]} seeds solve XOR and the best gets "
+        f"{rows[0][2]:.0%} of the points; with {widest} hidden units {rows[-1][1]} solve it. "
+        + (f"{enough[0]} units are the fewest that never failed." if enough else "None always did.")
+    )
+    table = Table(["hidden units", "seeds that solve XOR", "best accuracy"], rows)
+    return Result(answer, "solved", metrics, curves, {"widths": table}, arrays)
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    widths = [row[0] for row in result.tables["widths"].rows]
+    names = {width: f"{width} hidden units" if width else "no hidden layer" for width in widths}
+
+    boundary, axes = plots.grid(1, 2, width=4, height=3.6, sharey=True)
+    for place, width in zip(axes[0], (widths[0], widths[-1])):
+        image = place.contourf(
+            SPAN, SPAN, result.arrays[f"plane_{width}"], np.linspace(0, 1, 11), cmap="RdBu_r"
+        )
+        for value, marker in ((0, "o"), (1, "s")):
+            points = X[value == Y]
+            place.plot(
+                *points.T, marker, color=f"C{value}", ms=11, mec="white", label=f"XOR = {value}"
+            )
+        place.set(title=names[width], xlabel="first input", ylabel="second input")
+    axes[0, 0].legend(loc="center", frameon=True)
+    boundary.colorbar(image, ax=axes[0].tolist(), label="predicted probability of 1")
+    boundary.suptitle("A straight boundary cannot separate XOR; a hidden layer bends it")
+
+    loss, axes = plots.grid(width=6)
+    for width in widths:
+        plots.plot_curve(axes[0, 0], result.curves[f"loss_{width}"], names[width])
+    axes[0, 0].axhline(np.log(2), color="black", ls=":", lw=1, label="guessing: ln 2")
+    axes[0, 0].legend(loc="upper right", bbox_to_anchor=(1, 0.9))
+    solved = {row[0]: row[1] for row in result.tables["widths"].rows}
+    loss.suptitle(
+        f"Without a hidden layer XOR stays at guessing; {widths[-1]} units solve it in "
+        f"{solved[widths[-1]]} seeds"
+    )
+    return {"boundary": boundary, "loss": loss}

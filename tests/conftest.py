@@ -1,0 +1,56 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import main
+from utils.experiments import registry, results
+from utils.experiments.results import Result
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real data sets; the test is skipped where COURSE_DATA_DIR names none."""
+    folder = os.environ.get("COURSE_DATA_DIR")
+    if not folder:
+        pytest.skip("needs real data sets: set COURSE_DATA_DIR")
+    return Path(folder)
+
+
+@pytest.fixture
+def run_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """`run_tiny("xor", "--epochs", "3")` runs main.py on one experiment and returns its result.
+
+    Whatever the budget, a run must end well, say its answer in words, keep every number
+    finite, leave figures that are more than a blank page, and be drawn again by --replot.
+    """
+
+    def call(*words: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["main.py", "--results", str(tmp_path), *words])
+        return main.main()
+
+    def run(name: str, *words: str) -> Result:
+        (experiment,) = registry.select([name])
+        assert experiment.question.endswith("?")
+        assert call(name, *words) == 0
+        folder = tmp_path / f"section{experiment.section}" / name
+        result = results.load(folder)
+        assert result.answer.strip() and "nan" not in result.answer.lower().split()
+        assert all(math.isfinite(number) for number in result.metrics.values()), result.metrics
+        assert result.info["data"], "the result does not say what data it rests on"
+        figures = {path: path.stat().st_size for path in folder.glob("*.png")}
+        assert figures and min(figures.values()) > 5_000
+        for path in figures:
+            path.unlink()
+        assert call(name, "--replot") == 0
+        assert set(folder.glob("*.png")) == set(figures)
+        return result
+
+    return run

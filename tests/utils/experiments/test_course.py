@@ -1,0 +1,332 @@
+"""The frame as a person meets it: through `main.main()`, its exit codes and its files."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import config
+from utils.experiments import machine, registry, results
+
+Course = Callable[..., int]
+PLACE = Path("out") / "section9"
+
+
+def record(folder: Path, name: str = "good") -> dict:
+    return json.loads((folder / PLACE / name / "result.json").read_text())
+
+
+def modified(folder: Path, name: str = "good") -> int:
+    return (folder / PLACE / name / "result.json").stat().st_mtime_ns
+
+
+def one_sentence(capsys: pytest.CaptureFixture) -> str:
+    """What was said on stderr: a single line without a traceback."""
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("main.py: ") and "\n" not in said and "Traceback" not in said
+    return said
+
+
+# --- a run --------------------------------------------------------------------------------
+
+
+def test_a_run_writes_result_arrays_and_figure(course: Course, tmp_path: Path) -> None:
+    assert course("good", "--seed", "3") == 0
+    names = sorted(path.name for path in (tmp_path / PLACE / "good").iterdir())
+    assert names == ["arrays.npz", "loss.png", "result.json"]
+    saved = record(tmp_path)
+    assert saved["answer"] == "It works."
+    assert saved["metrics"]["bad"] is None  # JSON knows no NaN
+    info = saved["info"]
+    assert info["question"] == "Does the frame work?"
+    assert info["settings"]["seed"] == 3 and info["settings"]["mode"] == config.mode()
+    assert info["settings"]["budget"] == {"epochs": 1, "lr": 0.5, "sizes": [1, 2], "fast": True}
+    assert info["data"]["points"]["provenance"] == "generated"
+    assert info["seconds"] > 0 and info["versions"]["numpy"] == np.__version__
+    assert {"cpu", "cores", "gpu", "system"} <= info["machine"].keys()
+    assert {"commit", "dirty"} == info["code"].keys()
+    peak = machine.peak_memory_mb()
+    assert peak is None or info["peak_memory_mb"] > 10
+
+
+def test_what_is_saved_can_be_loaded(course: Course, tmp_path: Path) -> None:
+    assert course("good") == 0
+    result = results.load(tmp_path / PLACE / "good")
+    assert np.isnan(result.metrics["bad"]) and result.arrays["values"].shape == (3,)
+    assert result.curves["loss"].n == 3 and len(result.curves["loss"].std or []) == 2
+    assert result.tables["t"].rows == [[1]]
+
+
+def test_same_seed_same_numbers_another_seed_others(course: Course, tmp_path: Path) -> None:
+    scores = []
+    for seed in ("1", "1", "2"):
+        assert course("good", "--seed", seed) == 0
+        scores.append(record(tmp_path)["metrics"]["score"])
+    assert scores[0] == scores[1] != scores[2]
+
+
+def test_experiments_do_not_share_random_numbers(course: Course, tmp_path: Path) -> None:
+    assert course("good", "other") == 0
+    assert record(tmp_path)["metrics"] != record(tmp_path, "other")["metrics"]
+
+
+def test_a_failure_is_recorded_and_the_rest_goes_on(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert course("--all") == 1
+    assert record(tmp_path, "good") and record(tmp_path, "other")
+    failure = json.loads((tmp_path / PLACE / "broken" / "failure.json").read_text())
+    assert "a planted fault" in failure["error"] and "Traceback" in failure["traceback"][0]
+    out = capsys.readouterr().out
+    assert "ZeroDivisionError: a planted fault" in out and "Traceback" not in out
+    assert "score 0." in out and "three points" in out  # the table at the end
+
+
+def test_budget_changes_reach_the_experiment(course: Course, tmp_path: Path) -> None:
+    assert course("good", "--epochs", "7", "--set", "sizes=3,4,5", "--set", "fast=no") == 0
+    budget = record(tmp_path)["info"]["settings"]["budget"]
+    assert budget == {"epochs": 7, "lr": 0.5, "sizes": [3, 4, 5], "fast": False}
+
+
+@pytest.mark.parametrize(("mode", "epochs"), [("quick", 1), ("hybrid", 2), ("full", 3)])
+def test_mode_picks_the_budget(course: Course, tmp_path: Path, mode: str, epochs: int) -> None:
+    assert course("good", "--mode", mode) == 0
+    assert record(tmp_path)["info"]["settings"]["budget"]["epochs"] == epochs
+
+
+def test_section_label_and_name_choose_the_same(course: Course, tmp_path: Path) -> None:
+    assert course("9.1") == 0
+    first = modified(tmp_path)
+    assert not (tmp_path / PLACE / "other").exists()
+    assert course("9") == 1  # the whole section, with the broken one
+    assert modified(tmp_path) > first and record(tmp_path, "other")
+
+
+# --- again --------------------------------------------------------------------------------
+
+
+def test_resume_skips_what_is_done_with_the_same_settings(course: Course, tmp_path: Path) -> None:
+    assert course("good") == 0
+    first = modified(tmp_path)
+    assert course("good", "--resume", "--threads", "1") == 0
+    assert modified(tmp_path) == first
+    assert course("good", "--resume", "--epochs", "9") == 0
+    assert modified(tmp_path) > first
+
+
+def test_a_costlier_result_is_kept_unless_forced(course: Course, tmp_path: Path) -> None:
+    assert course("good", "--mode", "full") == 0
+    assert course("good", "--mode", "quick") == 0
+    assert record(tmp_path)["info"]["settings"]["mode"] == "full"
+    assert course("good", "--mode", "quick", "--force") == 0
+    assert record(tmp_path)["info"]["settings"]["mode"] == "quick"
+
+
+def test_replot_draws_without_computing(course: Course, tmp_path: Path) -> None:
+    assert course("good") == 0
+    figure = tmp_path / PLACE / "good" / "loss.png"
+    figure.unlink()
+    stale = figure.with_name("stale.png")
+    stale.touch()
+    before = modified(tmp_path)
+    calls = len(sys.modules["section9.experiments.good"].CALLS)
+    assert course("good", "--replot") == 0
+    assert figure.exists() and not stale.exists() and modified(tmp_path) == before
+    assert len(sys.modules["section9.experiments.good"].CALLS) == calls
+
+
+def test_ctrl_c_keeps_what_is_done(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    stop = tmp_path / "section9" / "experiments" / "broken.py"
+    stop.write_text('"""Stop?"""\ndef compute(run):\n    raise KeyboardInterrupt\n')
+    assert course("--all") == 130
+    assert record(tmp_path, "good") and not (tmp_path / PLACE / "other").exists()
+    assert "--resume" in capsys.readouterr().out
+
+
+# --- bad input: one sentence, exit code 2 ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["god"], "did you mean good"),
+        (["7"], "no section or experiment '7'"),
+        (["good", "--epochs", "0"], "epochs must be a whole number of at least 1, got 0"),
+        (["good", "--epochs", "many"], "epochs must be a whole number"),
+        (["broken", "--samples", "-1"], "samples must be a whole number of at least 1, got -1"),
+        (["good", "--lr", "0"], "lr must be a number above 0"),
+        (["good", "--lr", "nan"], "lr must be a number above 0"),
+        (["good", "--set", "sizes="], "sizes must be a list"),
+        (["good", "--set", "fast=perhaps"], "fast must be true or false"),
+        (["good", "--set", "depth=3"], "no setting 'depth'; settings: epochs, fast, lr, sizes"),
+        (["good", "--set", "depth"], "KEY=VALUE"),
+        (["good", "--seed", "-1"], "--seed"),
+        (["good", "--threads", "0"], "--threads"),
+        (["good", "--mode", "slow"], "invalid choice: 'slow'"),
+        (["good", "--resume", "--force"], "not allowed with"),
+        (["good", "--replot"], "no results"),
+        (["--nonsense"], "unrecognized arguments"),
+    ],
+)
+def test_bad_words(
+    course: Course, capsys: pytest.CaptureFixture, words: list[str], expected: str
+) -> None:
+    assert course(*words) == 2
+    assert expected in one_sentence(capsys)
+
+
+def test_both_modes_true(
+    course: Course, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(config, "QUICK_MODE", True)
+    monkeypatch.setattr(config, "HYBRID_MODE", True)
+    assert course("good") == 2
+    assert "both QUICK_MODE and HYBRID_MODE" in one_sentence(capsys)
+
+
+def test_no_terminal(
+    course: Course, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert course() == 2
+    assert "--all" in one_sentence(capsys)
+
+
+def test_results_folder_that_cannot_be(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "out").write_text("a file where the folder should be")
+    assert course("good") == 2
+    assert "could not write" in one_sentence(capsys)
+    assert (tmp_path / "out").read_text() == "a file where the folder should be"
+
+
+@pytest.mark.parametrize("full_after", range(1, 4))
+def test_full_disk_loses_nothing(
+    course: Course,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    full_after: int,
+) -> None:
+    assert course("good", "--seed", "1") == 0
+    before = results.load(tmp_path / PLACE / "good")
+    writes = 0
+
+    def fsync(descriptor: int) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > full_after:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert course("good", "--seed", "2") == 2
+    assert "No space left" in one_sentence(capsys)
+    after = results.load(tmp_path / PLACE / "good")
+    if full_after < 3:  # the new result was not yet whole
+        assert after.metrics["score"] == before.metrics["score"]
+        np.testing.assert_array_equal(after.arrays["values"], before.arrays["values"])
+    assert not list((tmp_path / "out").rglob(".*tmp*"))
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"answer": 1}', "\x00"])
+def test_a_damaged_result_is_refused(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
+) -> None:
+    assert course("good") == 0
+    (tmp_path / PLACE / "good" / "result.json").write_text(damage)
+    assert course("good", "--replot") == 2
+    assert "run the experiment again" in one_sentence(capsys)
+    assert course("good", "--resume") == 0  # as if it had never run
+
+
+def test_arrays_of_another_run_are_refused(course: Course, tmp_path: Path) -> None:
+    assert course("good", "other") == 0
+    other = (tmp_path / PLACE / "other" / "arrays.npz").read_bytes()
+    (tmp_path / PLACE / "good" / "arrays.npz").write_bytes(other)
+    assert course("good", "--replot") == 2
+
+
+# --- the list and the menu ------------------------------------------------------------------
+
+
+def test_list_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, main; main.run(['--list']);"
+        "print([m for m in ('numpy', 'matplotlib', 'torch', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=machine.ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_menu(
+    course: Course, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    answers = iter(["nonsense", "m", "9.1"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(answers))
+    assert course() == 0
+    out = capsys.readouterr().out
+    assert "Does the frame work?" in out and "'nonsense'" in out
+    assert record(tmp_path)["info"]["settings"]["mode"] == "hybrid"  # quick, then one further
+
+
+@pytest.mark.parametrize("answer", ["q", EOFError])
+def test_menu_quits(
+    course: Course, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, answer: object
+) -> None:
+    def reply(prompt: str) -> str:
+        if answer is EOFError:
+            raise EOFError
+        return str(answer)
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", reply)
+    assert course() == 0
+    assert not (tmp_path / "out").exists()
+
+
+# --- the registry ---------------------------------------------------------------------------
+
+
+def test_budget_and_file_must_go_together(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extra = tmp_path / "section9" / "experiments" / "extra.py"
+    extra.write_text('"""Extra?"""\n')
+    assert course("--list") == 2
+    assert "has no budget" in one_sentence(capsys)
+    extra.unlink()
+    (tmp_path / "section9" / "experiments" / "other.py").unlink()
+    assert course("--list") == 2
+    assert "config.BUDGETS names other" in one_sentence(capsys)
+
+
+def test_the_real_budgets_are_well_formed() -> None:
+    names = [name for section in config.BUDGETS.values() for name in section]
+    assert len(names) == len(set(names))
+    for section in config.BUDGETS.values():
+        for budget in section.values():
+            assert isinstance(budget["seconds"], tuple)
+            for value in budget.values():
+                assert not isinstance(value, tuple) or len(value) == len(config.MODES)
+
+
+def test_listing_names_the_time(course: Course, capsys: pytest.CaptureFixture) -> None:
+    assert course("--list", "--mode", "full") == 0
+    out = capsys.readouterr().out
+    assert "9  Tiny  (FULL: about 9 s)" in out and "9.3" in out
+    assert registry.duration(600) == "10 min"

@@ -1,0 +1,8 @@
+"""The error that a person can act upon."""
+
+
+class UserError(Exception):
+    """Bad input, told in one sentence: what was given, what was expected, what to do.
+
+    `main.py` prints the sentence without a traceback and exits with code 2.
+    """

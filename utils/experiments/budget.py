@@ -1,0 +1,73 @@
+"""The settings of one run: the budget of its mode, with changes from the command line."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from utils.errors import UserError
+from utils.experiments.registry import Experiment
+
+
+class Budget(dict):
+    """A dict whose items read as attributes: `budget.epochs`."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"config.BUDGETS gives this experiment no {name!r}; it has {', '.join(self)}"
+            ) from None
+
+
+def parse(name: str, text: str, like: Any) -> Any:
+    """`text` as a value of the same kind as `like`: whole number, number, list, word, yes or no.
+
+    Raises UserError where the text is of another kind or out of range: whole numbers are
+    counts, at least 1; other numbers are finite and not negative, a learning rate above 0.
+    """
+    if isinstance(like, list):
+        items = [part for part in text.split(",") if part.strip()]
+        if not items:
+            raise UserError(f"{name} must be a list such as 1,2,3, got {text!r}")
+        return [parse(name, part.strip(), like[0]) for part in items]
+    if isinstance(like, bool):
+        answers = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+        if text.lower() not in answers:
+            raise UserError(f"{name} must be true or false, got {text!r}")
+        return answers[text.lower()]
+    if isinstance(like, int):
+        if not text.lstrip("+").isdecimal() or int(text) < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, got {text}")
+        return int(text)
+    if isinstance(like, float):
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or number < 0 or (name == "lr" and number == 0):
+            least = "above 0" if name == "lr" else "of at least 0"
+            raise UserError(f"{name} must be a number {least}, got {text}")
+        return number
+    return text
+
+
+def budgets(
+    experiments: Iterable[Experiment], mode: str, changes: Mapping[str, str]
+) -> dict[str, Budget]:
+    """For each experiment by name its settings in `mode`, with `changes` where they apply.
+
+    Raises UserError for a change that applies to none of the experiments.
+    """
+    table = {e.name: Budget(e.settings(mode)) for e in experiments}
+    for key, text in changes.items():
+        owners = [budget for budget in table.values() if key in budget]
+        if not owners:
+            known = sorted({name for budget in table.values() for name in budget})
+            chosen = " and ".join(table) if len(table) < 4 else "the chosen experiments"
+            raise UserError(f"{chosen} have no setting {key!r}; settings: {', '.join(known)}")
+        for budget in owners:
+            budget[key] = parse(key, text, budget[key])
+    return table

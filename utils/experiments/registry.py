@@ -1,0 +1,106 @@
+"""Which experiments there are: the budgets in `config.py`, and a file for each.
+
+An experiment `name` of section N is the file `sectionN/experiments/name.py`. The first
+paragraph of its docstring is the question it answers; `compute(run)` finds the answer and
+`draw(result)` the figures. Nothing is imported until it runs, so that a list of
+everything is there at once.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import config
+from utils.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+SECTIONS = {
+    1: "Foundations (NumPy)",
+    2: "Optimization (NumPy)",
+    3: "CNNs (NumPy)",
+    4: "Modern networks (PyTorch)",
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    section: int
+    number: int  # place within its section, from 1
+    name: str
+    question: str
+
+    @property
+    def label(self) -> str:
+        return f"{self.section}.{self.number}"
+
+    def budget(self, mode: str) -> dict:
+        """What `config.BUDGETS` says of this experiment, for one mode."""
+        column = config.MODES.index(mode)
+        return {
+            key: value[column] if isinstance(value, tuple) else value
+            for key, value in config.BUDGETS[self.section][self.name].items()
+        }
+
+    def settings(self, mode: str) -> dict:
+        """The budget without the time that it is expected to take."""
+        return {key: value for key, value in self.budget(mode).items() if key != "seconds"}
+
+    def expected_seconds(self, mode: str) -> float:
+        return self.budget(mode)["seconds"]
+
+    def module(self) -> ModuleType:
+        return importlib.import_module(f"section{self.section}.experiments.{self.name}")
+
+
+def question_of(path: Path) -> str:
+    """The first paragraph of the docstring of a Python file, on one line."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    if not docstring:
+        raise UserError(f"{path} must begin with a docstring that asks the experiment's question")
+    return " ".join(docstring.split("\n\n")[0].split())
+
+
+def all_experiments() -> list[Experiment]:
+    """Every experiment, in the order of `config.BUDGETS`.
+
+    Raises UserError where a budget has no file or a file has no budget.
+    """
+    experiments = []
+    for section, budgets in config.BUDGETS.items():
+        folder = ROOT / f"section{section}" / "experiments"
+        files = {path.stem: path for path in folder.glob("[!_]*.py")}
+        for name in budgets.keys() - files.keys():
+            raise UserError(f"config.BUDGETS names {name}, but there is no {folder / name}.py")
+        for name in files.keys() - budgets.keys():
+            raise UserError(f"{files[name]} has no budget: add {name!r} to config.BUDGETS")
+        for number, name in enumerate(budgets, start=1):
+            experiments.append(Experiment(section, number, name, question_of(files[name])))
+    return experiments
+
+
+def select(wanted: list[str]) -> list[Experiment]:
+    """The experiments that the words ask for: sections ("3"), labels ("3.2"), names ("xor").
+
+    In the order of the registry, each once. Raises UserError for a word that fits none.
+    """
+    everything = all_experiments()
+    chosen = []
+    for word in wanted:
+        matches = [e for e in everything if word in (e.name, e.label, str(e.section))]
+        if not matches:
+            names = [e.name for e in everything]
+            close = difflib.get_close_matches(word, names, n=3)
+            hint = f"did you mean {' or '.join(close)}?" if close else "see python main.py --list"
+            raise UserError(f"there is no section or experiment {word!r}: {hint}")
+        chosen += matches
+    return [e for e in everything if e in chosen]
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "40 s", "12 min"."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

@@ -1,0 +1,168 @@
+"""What an experiment found, and the one place that writes it to disk and reads it back.
+
+A result lies under results/sectionN/<experiment>/ as `result.json` (all words and
+numbers) and `arrays.npz` (whatever is too large to read). Every file is written under a
+temporary name in its folder and then renamed, so a file is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from utils.errors import UserError
+
+
+@dataclass
+class Curve:
+    """One line of a plot: y over x, and the standard deviation of y where n runs were made."""
+
+    x: Sequence[float]
+    y: Sequence[float]
+    std: Sequence[float] | None = None
+    n: int = 1
+    x_label: str = ""
+    y_label: str = ""
+
+    @classmethod
+    def over_runs(cls, x: Sequence[float], runs: Any, x_label: str, y_label: str) -> Curve:
+        """Mean and sample standard deviation over `runs` (n, len(x)); no deviation for n = 1."""
+        table = np.asarray(runs, float)
+        std = table.std(axis=0, ddof=1).tolist() if len(table) > 1 else None
+        return cls(list(x), table.mean(axis=0).tolist(), std, len(table), x_label, y_label)
+
+
+@dataclass
+class Table:
+    """Rows of words and numbers under named columns."""
+
+    columns: list[str]
+    rows: list[list[Any]]
+
+
+@dataclass
+class Result:
+    """The answer to an experiment's question, and the numbers that it rests on.
+
+    `compute` gives the first six; `info` is added by the runner: the question, the
+    settings, the data used and its provenance, the versions, the machine and the time.
+    """
+
+    answer: str  # in words, made from the numbers
+    headline: str  # the key in `metrics` of the one number to show in a summary
+    metrics: dict[str, float]
+    curves: dict[str, Curve] = field(default_factory=dict)
+    tables: dict[str, Table] = field(default_factory=dict)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.headline not in self.metrics:
+            raise ValueError(f"the headline {self.headline!r} is none of {', '.join(self.metrics)}")
+
+
+def write_files(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
+    """Create or replace each path with what its function puts into the file: all or none.
+
+    Only when every temporary file is safely on disk do they get their names. Raises
+    UserError where the folder or the disk will not take them; all is then as it was.
+    """
+    temporaries: list[Path] = []
+    path = Path()
+    try:
+        for path, write in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(
+                dir=path.parent, prefix=f".{path.name}.", suffix=".tmp", delete=False
+            ) as file:
+                temporaries.append(Path(file.name))
+                write(file)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            temporaries[-1].chmod(0o644)  # temporary files are private, results are not
+        for temporary, path in zip(temporaries, files):
+            temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"could not write {path}: {reason}; nothing was changed") from error
+    finally:
+        for temporary in temporaries:
+            temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    write_files({path: lambda file: file.write(content)})
+
+
+def to_json(content: Any) -> bytes:
+    return json.dumps(to_plain(content), indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def to_plain(value: Any) -> Any:
+    """Only what JSON knows: NumPy numbers become numbers, and NaN or infinity null."""
+    if isinstance(value, dict):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return to_plain(value.tolist())
+    if isinstance(value, np.generic):
+        return to_plain(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def save(result: Result, folder: Path) -> None:
+    """Write a result into its folder; `result.json` knows the hash of its arrays."""
+    files: dict[Path, Callable[[BinaryIO], object]] = {}
+    record = {**asdict(result), "arrays": {k: v.shape for k, v in result.arrays.items()}}
+    if result.arrays:
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **result.arrays)  # type: ignore[arg-type]
+        record["arrays_sha256"] = hashlib.sha256(packed.getvalue()).hexdigest()
+        files[folder / "arrays.npz"] = lambda file: file.write(packed.getvalue())
+    files[folder / "result.json"] = lambda file: file.write(to_json(record))
+    write_files(files)
+
+
+def load(folder: Path) -> Result:
+    """Read back what `save` wrote. Raises UserError where it is missing or damaged."""
+    path = folder / "result.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        stamp = record.pop("arrays_sha256", None)
+        names, record["arrays"] = record["arrays"], {}
+        if names:
+            raw = (folder / "arrays.npz").read_bytes()
+            if hashlib.sha256(raw).hexdigest() != stamp:
+                raise ValueError("arrays.npz is of another run")
+            with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+                record["arrays"] = {name: file[name] for name in names}
+        record["metrics"] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+        record["curves"] = {k: _curve(v) for k, v in record["curves"].items()}
+        record["tables"] = {k: Table(**v) for k, v in record["tables"].items()}
+        return Result(**record)
+    except FileNotFoundError as error:
+        raise UserError(f"there is no result in {folder}: run the experiment first") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} cannot be read ({error}): run the experiment again") from error
+
+
+def _curve(record: dict[str, Any]) -> Curve:
+    def numbers(values: list[float | None]) -> list[float]:
+        return [math.nan if value is None else value for value in values]
+
+    std = None if record["std"] is None else numbers(record["std"])
+    return Curve(**{**record, "x": numbers(record["x"]), "y": numbers(record["y"]), "std": std})

@@ -1,0 +1,208 @@
+"""Running experiments one after the other, so that nothing computed is ever lost."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from threadpoolctl import threadpool_limits
+
+import config
+from utils.errors import UserError
+from utils.experiments import machine, results
+from utils.experiments.budget import Budget
+from utils.experiments.registry import Experiment
+from utils.experiments.results import Result
+from utils.experiments.run import Run, Settings
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+
+
+@dataclass
+class Outcome:
+    """What became of one experiment: a result, new or kept, or an error."""
+
+    experiment: Experiment
+    result: Result | None = None
+    error: str = ""
+    code: int = OK
+    note: str = ""
+
+
+def run_all(
+    experiments: list[Experiment],
+    budgets: dict[str, Budget],
+    settings: Settings,
+    *,
+    resume: bool = False,
+    force: bool = False,
+) -> int:
+    """Run, save and draw each experiment, print a summary, and return the exit code.
+
+    An experiment that fails is recorded and the rest goes on. Results of a costlier mode
+    are kept unless `force`; with `resume` so is what was done with the same settings.
+    Raises UserError where the results folder cannot be written to.
+    """
+    check_writable(settings.results)
+    outcomes: list[Outcome] = []
+    interrupted = False
+    try:
+        for position, experiment in enumerate(experiments, start=1):
+            print(f"[{position}/{len(experiments)}] {experiment.name}: {experiment.question}")
+            run = Run(experiment, settings, budgets[experiment.name])
+            outcome = None if force else kept(run, resume)
+            outcomes.append(outcome or attempt(run))
+            print(f"      {outcomes[-1].error or outcomes[-1].note}", flush=True)
+    except KeyboardInterrupt:
+        interrupted = True
+    finally:
+        print_summary(outcomes)
+    if interrupted:
+        print("Stopped. What is in the table is saved; go on with the same command and --resume.")
+        return INTERRUPTED
+    return max((outcome.code for outcome in outcomes), default=OK)
+
+
+def check_writable(folder: Path) -> None:
+    probe = folder / ".writable"
+    results.write_file(probe, b"yes")
+    probe.unlink()
+
+
+def kept(run: Run, resume: bool) -> Outcome | None:
+    """The saved result where it is to be kept instead of running again, else None."""
+    try:
+        saved = results.load(run.settings.folder(run.experiment))
+    except UserError:
+        return None
+    if resume and saved.info.get("settings") == settings_of(run):
+        return Outcome(run.experiment, saved, note="done before with the same settings: kept")
+    mode = saved.info.get("settings", {}).get("mode")
+    if mode in config.MODES and config.MODES.index(mode) > config.MODES.index(run.settings.mode):
+        note = f"kept the result of mode {mode.upper()}; --force replaces it"
+        return Outcome(run.experiment, saved, note=note)
+    return None
+
+
+def settings_of(run: Run) -> dict:
+    """What decides the numbers of a run (the number of threads does not)."""
+    return results.to_plain(
+        {
+            "mode": run.settings.mode,
+            "seed": run.settings.seed,
+            "data": run.settings.data,
+            "budget": dict(run.budget),
+        }
+    )
+
+
+def attempt(run: Run) -> Outcome:
+    """Compute, save and draw. An error is recorded beside the earlier result, if any."""
+    folder = run.settings.folder(run.experiment)
+    try:
+        result = compute(run)
+    except Exception as error:
+        return failure(run, error)
+    results.save(result, folder)  # a disk that is full ends the whole call, with one sentence
+    (folder / "failure.json").unlink(missing_ok=True)
+    try:
+        draw(run.experiment, result, folder)
+    except UserError:
+        raise
+    except Exception as error:
+        return failure(run, error)
+    return Outcome(run.experiment, result, note=result.answer)
+
+
+def compute(run: Run) -> Result:
+    """The experiment's result, with the account of how it came about in `info`."""
+    machine.reset_peak_memory()
+    start = time.perf_counter()
+    with threadpool_limits(1, "blas"):  # numbers must not depend on how BLAS splits its work
+        result = run.experiment.module().compute(run)
+    result.info = {
+        "experiment": run.experiment.name,
+        "section": run.experiment.section,
+        "question": run.experiment.question,
+        "settings": settings_of(run),
+        "data": run.data_used,
+        "threads": run.settings.threads,
+        "seconds": round(time.perf_counter() - start, 3),
+        "peak_memory_mb": machine.peak_memory_mb(),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "versions": machine.versions(),
+        "code": machine.git_state(),
+        "machine": machine.describe(),
+    }
+    return result
+
+
+def draw(experiment: Experiment, result: Result, folder: Path) -> None:
+    """Replace the figures in `folder` by those that the experiment draws from its result."""
+    from utils.output import plots
+
+    with plots.style():
+        figures = experiment.module().draw(result)
+        for name, figure in figures.items():
+            plots.save(figure, folder / f"{name}.png", subtitle(result))
+    for old in folder.glob("*.png"):
+        if old.stem not in figures:
+            old.unlink()
+
+
+def subtitle(result: Result) -> str:
+    """The data and settings that stand under the title of every figure."""
+    settings = result.info["settings"]
+    data = "; ".join(used["description"] for used in result.info["data"].values())
+    return " · ".join(filter(None, [data, settings["mode"].upper(), f"seed {settings['seed']}"]))
+
+
+def failure(run: Run, error: Exception) -> Outcome:
+    """Record an error in `failure.json`; the result that was there before stays."""
+    bad_input = isinstance(error, UserError)
+    path = run.settings.folder(run.experiment) / "failure.json"
+    trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    record = {"error": str(error), "traceback": trace.splitlines(), "settings": settings_of(run)}
+    results.write_file(path, results.to_json(record))
+    said = str(error) if bad_input else f"{type(error).__name__}: {error} (details: {path})"
+    code = BAD_INPUT if bad_input else FAILED
+    return Outcome(run.experiment, error=f"FAILED: {said}", code=code)
+
+
+def replot(experiments: list[Experiment], settings: Settings) -> int:
+    """Draw the figures again from saved results, without computing anything."""
+    found = 0
+    for experiment in experiments:
+        folder = settings.folder(experiment)
+        if not (folder / "result.json").exists():
+            continue
+        draw(experiment, results.load(folder), folder)
+        found += 1
+        print(f"drew {folder}")
+    if not found:
+        raise UserError(f"there are no results of these experiments in {settings.results} to draw")
+    return OK
+
+
+def print_summary(outcomes: list[Outcome]) -> None:
+    """A table: experiment, headline number, data, time; and the answer beneath."""
+    if not outcomes:
+        return
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    print(f"\n{'experiment':<24}{'headline':<34}{'time':>8}  data\n{'-' * width}")
+    for outcome in outcomes:
+        name, result = outcome.experiment.name, outcome.result
+        if result is None:
+            headline, seconds, data, words = "failed", "", "", outcome.error
+        else:
+            headline = f"{result.headline} {result.metrics[result.headline]:.4g}"
+            seconds = f"{result.info['seconds']:.1f} s"
+            data = "; ".join(used["description"] for used in result.info["data"].values())
+            words = result.answer
+        print(f"{name:<24}{headline:<34}{seconds:>8}  {data}")
+        print(textwrap.fill(words, width, initial_indent="    ", subsequent_indent="    "))
