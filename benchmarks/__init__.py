@@ -1,0 +1,1 @@
+"""This code against PyTorch, both on the CPU, in one process."""

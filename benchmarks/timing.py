@@ -1,0 +1,56 @@
+"""Fair timing on a noisy machine: both sides in turns, many times, and the median."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass
+class Comparison:
+    """Milliseconds a call, and their ratio: below 1 this code is the faster one.
+
+    `low` and `high` are the quartiles of the ratio over the rounds.
+    """
+
+    ours_ms: float
+    torch_ms: float
+    ratio: float
+    low: float
+    high: float
+
+
+def milliseconds(function: Callable[[], object], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    return (time.perf_counter() - start) / calls * 1e3
+
+
+def compare(
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    *,
+    rounds: int = 31,
+    budget_ms: float = 40,
+) -> Comparison:
+    """Time two functions in alternating blocks of about `budget_ms` milliseconds each.
+
+    The ratio is the median over the rounds of the ratio within a round, so that what slows
+    the machine for a while slows both sides alike.
+    """
+    functions = (ours, theirs)
+    calls = []
+    for function in functions:
+        milliseconds(function, 5)  # warm up caches, threads and allocators
+        calls.append(max(1, round(budget_ms / milliseconds(function, 5))))
+    times = np.empty((rounds, 2))
+    for k in range(rounds):
+        for side in ((0, 1), (1, 0))[k % 2]:
+            times[k, side] = milliseconds(functions[side], calls[side])
+    low, ratio, high = np.percentile(times[:, 0] / times[:, 1], (25, 50, 75))
+    ours_ms, torch_ms = np.median(times, axis=0)
+    return Comparison(float(ours_ms), float(torch_ms), float(ratio), float(low), float(high))
