@@ -1,5 +1,5 @@
 """Foundations: parameters, layers, losses and the training loop, in NumPy.
 
-Read in this order: parameter, layer, linear, activations, network, mlp, losses,
-initializers, sgd, parallel, training.
+Read in this order: parameter, layer, linear, functions, activations,
+network, initializers, mlp, losses, sgd, parallel, training.
 """

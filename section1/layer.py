@@ -57,12 +57,9 @@ class Layer:
             yield from child.modules()
 
     def parameters(self) -> list[Parameter]:
-        return [
-            attribute
-            for module in self.modules()
-            for attribute in vars(module).values()
-            if isinstance(attribute, Parameter)
-        ]
+        """Every parameter, once; one that two layers share comes where it is met first."""
+        found = (attribute for module in self.modules() for attribute in vars(module).values())
+        return list(dict.fromkeys(item for item in found if isinstance(item, Parameter)))
 
     def buffers(self) -> list[np.ndarray]:
         """State that is not trained (running statistics), changed in place only."""

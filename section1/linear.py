@@ -45,7 +45,7 @@ class Linear(Layer):
         inputs, outputs = self.weight.value.shape
         if x.shape[-1] != inputs:
             raise ValueError(
-                f"Linear({inputs}, {outputs}) expects {inputs} features, got input of shape {x.shape}"
+                f"Linear({inputs}, {outputs}) expects {inputs} features, got shape {x.shape}"
             )
         self.remember(x)
         y = self.scratch("y", (*x.shape[:-1], outputs), np.result_type(x, self.weight.value))

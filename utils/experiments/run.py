@@ -6,7 +6,7 @@ import os
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Settings:
 
     mode: str
     seed: int
-    data: str  # "auto", "real" or "embedded"
+    data: Literal["auto", "real", "embedded"]
     results: Path
     threads: int | None = None  # None: every core
 

@@ -100,7 +100,7 @@ def save(figure: Figure, path: Path, subtitle: str) -> None:
     figure.suptitle("")
     figure.set_size_inches(width, height + band)
     total = height + band
-    figure.get_layout_engine().set(rect=(0, 0, 1, height / total))  # type: ignore[union-attr]
+    figure.set_layout_engine("constrained", rect=(0, 0, 1, height / total))
     figure.text(0.02, 1 - 0.08 / total, title, va="top", fontsize=12, fontweight="bold")
     figure.text(0.02, 1 - title_height / total, small, va="top", fontsize=8.5, color="#555555")
     write_files({path: lambda file: figure.savefig(file, format="png", dpi=DPI)})
