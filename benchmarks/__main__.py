@@ -25,7 +25,7 @@ def main() -> int:
     chosen = p.parse_args().names or names
     for name in chosen:
         module = importlib.import_module(f"benchmarks.{name}")
-        print(f"\n{name}: {module.__doc__.splitlines()[0]}")
+        print(f"\n{name}: {module.__doc__}")
         print(f"{'threads':>7}  {'case':<24}{'ours ms':>9}{'torch ms':>10}{'ratio':>7}  quartiles")
         table = []
         for threads in sorted({1, available_threads()}):

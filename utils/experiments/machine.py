@@ -52,7 +52,7 @@ def processor() -> str:
 
 
 def describe() -> dict[str, object]:
-    """CPU, cores, memory in GB, GPU and operating system."""
+    """CPU, number of cores, GPU (None where none was used) and operating system."""
     torch = sys.modules.get("torch")  # where no experiment has imported it, no GPU was used
     gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
     return {
