@@ -85,33 +85,63 @@ def listing(experiments: list[Experiment], mode: str) -> str:
         for e in members:
             time = registry.duration(e.expected_seconds(mode))
             lines.append(f"   {e.label:<5}{e.name:<24}{time:>7}  {e.question}")
-    return "\n".join(lines)
+    return "\n".join(lines).lstrip("\n")
 
 
-def menu(mode: str) -> tuple[list[Experiment], str]:
-    """Ask a person what to run: the experiments (none to quit) and the mode."""
+def menu(arguments: argparse.Namespace, mode: str) -> int:
+    """Ask a person what to run, run it, and ask again; the worst exit code of all runs."""
+    worst = 0
     experiments = registry.all_experiments()
     while True:
-        print(listing(experiments, mode))
-        print(
-            f"\nNumbers or names to run; a: all; m: change the mode (now {mode.upper()}); q: quit"
-        )
+        print(f"\n{listing(experiments, mode)}\n")
+        print(f"Numbers or names to run; a: all; m: change the mode (now {mode.upper()}); q: quit")
         try:
-            answer = input("> ").split()
+            words = input("> ").split()
         except EOFError:
-            return [], mode
-        if answer == ["q"]:
-            return [], mode
-        if answer == ["a"]:
-            return experiments, mode
-        if answer == ["m"]:
+            return worst
+        if words == ["q"]:
+            return worst
+        if words == ["m"]:
             mode = config.MODES[(config.MODES.index(mode) + 1) % len(config.MODES)]
             continue
         try:
-            if chosen := registry.select(answer):
-                return chosen, mode
+            chosen = experiments if words == ["a"] else registry.select(words)
+            code = execute(arguments, chosen, mode) if chosen else 0
         except UserError as error:
             print(error)
+            continue
+        if code == 130:
+            return code
+        worst = max(worst, code)
+
+
+def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) -> int:
+    """Run the chosen experiments, or draw them again, as the flags say; the exit code."""
+    budget = budgets(chosen, mode, changes(arguments))
+    threads = config.THREADS
+    if arguments.threads is not None:
+        threads = parse("--threads", arguments.threads, 1)
+
+    # Only now what takes time to import.
+    from utils.experiments import runner
+    from utils.experiments.run import Settings
+
+    settings = Settings(
+        mode=mode,
+        seed=config.SEED if arguments.seed is None else parse_seed(arguments.seed),
+        data=arguments.data,
+        results=Path(arguments.results),
+        threads=threads,
+    )
+    if arguments.replot:
+        return runner.replot(chosen, settings)
+    return runner.run_all(chosen, budget, settings, resume=arguments.resume, force=arguments.force)
+
+
+def parse_seed(text: str) -> int:
+    if not text.isdecimal():
+        raise UserError(f"--seed must be a whole number of at least 0, got {text}")
+    return int(text)
 
 
 def run(argv: list[str]) -> int:
@@ -125,41 +155,14 @@ def run(argv: list[str]) -> int:
         print(listing(registry.select(arguments.what) or registry.all_experiments(), mode))
         return 0
     if arguments.all:
-        chosen = registry.all_experiments()
-    elif arguments.what:
-        chosen = registry.select(arguments.what)
-    elif sys.stdin.isatty():
-        chosen, mode = menu(mode)
-        if not chosen:
-            return 0
-    else:
+        return execute(arguments, registry.all_experiments(), mode)
+    if arguments.what:
+        return execute(arguments, registry.select(arguments.what), mode)
+    if not sys.stdin.isatty():
         raise UserError(
             "the menu needs a terminal: use --all, --list or names (python main.py xor)"
         )
-    budget = budgets(chosen, mode, changes(arguments))
-
-    # Only now what takes time to import.
-    from utils.experiments import runner
-    from utils.experiments.run import Settings
-
-    settings = Settings(
-        mode=mode,
-        seed=config.SEED if arguments.seed is None else parse_seed(arguments.seed),
-        data=arguments.data,
-        results=Path(arguments.results),
-        threads=config.THREADS
-        if arguments.threads is None
-        else parse("--threads", arguments.threads, 1),
-    )
-    if arguments.replot:
-        return runner.replot(chosen, settings)
-    return runner.run_all(chosen, budget, settings, resume=arguments.resume, force=arguments.force)
-
-
-def parse_seed(text: str) -> int:
-    if not text.isdecimal():
-        raise UserError(f"--seed must be a whole number of at least 0, got {text}")
-    return int(text)
+    return menu(arguments, mode)
 
 
 def main() -> int:

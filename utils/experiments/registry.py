@@ -68,19 +68,25 @@ def question_of(path: Path) -> str:
 def all_experiments() -> list[Experiment]:
     """Every experiment, in the order of `config.BUDGETS`.
 
-    Raises UserError where a budget has no file or a file has no budget.
+    Raises UserError where a budget has no file.
     """
     experiments = []
     for section, budgets in config.BUDGETS.items():
-        folder = ROOT / f"section{section}" / "experiments"
-        files = {path.stem: path for path in folder.glob("[!_]*.py")}
-        for name in budgets.keys() - files.keys():
-            raise UserError(f"config.BUDGETS names {name}, but there is no {folder / name}.py")
-        for name in files.keys() - budgets.keys():
-            raise UserError(f"{files[name]} has no budget: add {name!r} to config.BUDGETS")
         for number, name in enumerate(budgets, start=1):
-            experiments.append(Experiment(section, number, name, question_of(files[name])))
+            path = ROOT / f"section{section}" / "experiments" / f"{name}.py"
+            if not path.is_file():
+                raise UserError(f"config.BUDGETS names {name}, but there is no {path}")
+            experiments.append(Experiment(section, number, name, question_of(path)))
     return experiments
+
+
+def without_budget() -> dict[str, Path]:
+    """The files of experiments that `config.BUDGETS` does not name."""
+    return {
+        path.stem: path
+        for path in ROOT.glob("section*/experiments/[!_]*.py")
+        if not any(path.stem in budgets for budgets in config.BUDGETS.values())
+    }
 
 
 def select(wanted: list[str]) -> list[Experiment]:
@@ -93,12 +99,18 @@ def select(wanted: list[str]) -> list[Experiment]:
     for word in wanted:
         matches = [e for e in everything if word in (e.name, e.label, str(e.section))]
         if not matches:
-            names = [e.name for e in everything]
-            close = difflib.get_close_matches(word, names, n=3)
-            hint = f"did you mean {' or '.join(close)}?" if close else "see python main.py --list"
-            raise UserError(f"there is no section or experiment {word!r}: {hint}")
+            raise UserError(
+                f"there is no section or experiment {word!r}: {_hint(word, everything)}"
+            )
         chosen += matches
     return [e for e in everything if e in chosen]
+
+
+def _hint(word: str, experiments: list[Experiment]) -> str:
+    if path := without_budget().get(word):
+        return f"{path} has no budget, add {word!r} to config.BUDGETS"
+    close = difflib.get_close_matches(word, [e.name for e in experiments], n=3)
+    return f"did you mean {' or '.join(close)}?" if close else "see python main.py --list"
 
 
 def duration(seconds: float) -> str:

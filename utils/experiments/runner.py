@@ -63,7 +63,7 @@ def run_all(
     finally:
         print_summary(outcomes)
     if interrupted:
-        print("Stopped. What is in the table is saved; go on with the same command and --resume.")
+        print(f"\nStopped; {len(outcomes)} finished. Go on with the same command and --resume.")
         return INTERRUPTED
     return max((outcome.code for outcome in outcomes), default=OK)
 
