@@ -34,10 +34,65 @@ def mode() -> str:
 # fmt: off
 BUDGETS: dict[int, dict[str, dict]] = {
     1: {
+        "activation_functions": {
+            "seconds": (1, 1, 1),
+            "seeds": 10, "samples": 10000,
+        },
         "xor": {
-            "seconds": (2, 5, 5),
-            "seeds": (5, 20, 20), "epochs": (400, 1000, 1000), "hidden": [2, 3, 4, 8],
+            "seconds": (1, 6, 6),
+            "seeds": (5, 20, 20), "epochs": (400, 600, 600), "hidden": [2, 4, 8],
             "batch_size": 4, "lr": 0.5,
+        },
+        "decision_boundaries": {
+            "seconds": (3, 12, 80),
+            "seeds": (2, 5, 20), "epochs": (60, 120, 200), "samples": 400,
+            "shapes": ["0", "4", "32", "32-32"], "batch_size": 32, "lr": 0.3,
+        },
+        "universal_approximation": {
+            "seconds": (5, 19, 350),
+            "seeds": (2, 3, 10), "epochs": (100, 120, 500), "samples": 576,
+            "widths": ([2, 8, 16, 64], [2, 4, 8, 16, 32, 64], [2, 4, 8, 16, 32, 64]),
+            "targets": (
+                ["sines", "chirp", "step"],
+                ["sines", "bump", "chirp", "abs", "step"],
+                ["sines", "bump", "chirp", "abs", "step"],
+            ),
+            "targets_2d": (["bumps"], ["bumps"], ["bumps", "checker", "ripple"]),
+            "batch_size": 32, "lr": 1.6,
+        },
+        "regression": {
+            "seconds": (3, 11, 100),
+            "seeds": (4, 6, 20), "epochs": (150, 300, 300),
+            "samples": ([20, 80, 320], [20, 40, 80, 160, 320], [20, 80, 320, 1280]),
+            "noise": 0.2, "hidden": 32, "batch_size": 32, "lr": 0.05,
+        },
+        "initialization": {
+            "seconds": (3, 20, 120),
+            "seeds": (2, 3, 5), "steps": (40, 80, 500), "depth": (10, 10, 20),
+            "width": (128, 256, 256), "samples": (1500, 10000, 60000),
+            "batch_size": (64, 128, 128), "lr": 0.02,
+        },
+        "activation_comparison": {
+            "seconds": (4, 60, 500),
+            "seeds": (2, 3, 10), "epochs": (12, 6, 20), "samples": (1500, 60000, 60000),
+            "batch_size": (128, 256, 256),
+            "lr": ([4.0, 0.5, 0.2, 0.2, 0.2], [8.0, 2.0, 0.5, 0.5, 0.5], [8.0, 2.0, 0.5, 0.5, 0.5]),
+        },
+        "loss_comparison": {
+            "seconds": (4, 35, 400),
+            "seeds": (2, 3, 10), "epochs": (12, 4, 20), "samples": (1500, 60000, 60000),
+            "batch_size": (128, 256, 256),
+            "lr": ([0.2, 0.2, 0.05, 1.0], [0.5, 0.5, 0.2, 4.0], [0.5, 0.5, 0.2, 4.0]),
+        },
+        "sanity_checks": {
+            "seconds": (2, 6, 30),
+            "seeds": (3, 5, 10), "epochs": (5, 2, 5), "samples": (1500, 20000, 60000),
+            "steps": 200, "batch_size": 128, "lr": 0.05,
+        },
+        "fashion_mlp": {
+            "seconds": (1, 15, 200),
+            "seeds": (2, 3, 10), "epochs": (8, 5, 25), "samples": (4000, 60000, 60000),
+            "batch_size": 128, "lr": 0.2,
         },
     },
 }

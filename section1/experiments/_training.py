@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +15,8 @@ from section1.sgd import Optimizer
 from section1.training import Batch, History, evaluate, fit
 from utils.experiments.progress import Progress
 from utils.experiments.run import Run
+
+WARM_UP = 0.2  # the share of the steps in which the learning rate rises
 
 Recipe = Callable[[np.random.Generator], tuple[Layer, Loss, Optimizer]]
 
@@ -36,7 +40,7 @@ def train(
     key: Iterable[int],
     bar: Progress,
     validation: Batch | None = None,
-    **options: object,
+    **options: Any,
 ) -> Trained:
     """Train what `recipe(rng)` makes with the epochs and batch size of the run's budget.
 
@@ -60,11 +64,26 @@ def train(
         validation=validation,
         threads=run.threads,
         on_epoch=on_epoch,
-        **settings,  # type: ignore[arg-type]
+        **settings,
     )
     metric = {"metric": options["metric"]} if "metric" in options else {}
-    scores = evaluate(model, loss, test, threads=run.threads, **metric)  # type: ignore[arg-type]
+    scores = evaluate(model, loss, test, threads=run.threads, **metric)
     return Trained(model, history, *scores)
+
+
+def rise_and_fall(peak: float, run: Run, rows: int) -> Callable[[int], float]:
+    """The learning rate at each step: a line up to `peak`, then a line down to zero.
+
+    Up, because the first steps from random weights are the ones that blow up; down, because
+    large steps cannot settle. Source: Smith, Topin, Super-convergence, arXiv:1708.07120.
+    """
+    steps = run.budget.epochs * math.ceil(rows / run.budget.batch_size)
+
+    def rate(step: int) -> float:
+        done = (step + 1) / (steps + 1)
+        return peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
+
+    return rate
 
 
 def mean_std(values: Iterable[float]) -> tuple[float, float]:

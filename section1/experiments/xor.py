@@ -66,7 +66,9 @@ def compute(run: Run) -> Result:
 
 def draw(result: Result) -> dict[str, Figure]:
     widths = [row[0] for row in result.tables["widths"].rows]
-    names = {width: f"{width} hidden units" if width else "no hidden layer" for width in widths}
+    names = {width: f"{width} hidden units" if width else "No hidden layer" for width in widths}
+    solved = {row[0]: row[1] for row in result.tables["widths"].rows}
+    finding = f"{names[0]}: {solved[0]} seeds solve XOR; {names[widths[-1]]}: {solved[widths[-1]]}"
 
     boundary, axes = plots.grid(1, 2, width=4, height=3.6, sharey=True)
     for place, width in zip(axes[0], (widths[0], widths[-1])):
@@ -81,16 +83,14 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set(title=names[width], xlabel="first input", ylabel="second input")
     axes[0, 0].legend(loc="center", frameon=True)
     boundary.colorbar(image, ax=axes[0].tolist(), label="predicted probability of 1")
-    boundary.suptitle("A straight boundary cannot separate XOR; a hidden layer bends it")
+    boundary.suptitle(finding)
 
-    loss, axes = plots.grid(width=6)
-    for width in widths:
-        plots.plot_curve(axes[0, 0], result.curves[f"loss_{width}"], names[width])
+    loss, axes = plots.grid(width=7)
+    for k, width in enumerate(widths):
+        line = ("-", ":", "-.", "--")[k % 4]
+        plots.plot_curve(axes[0, 0], result.curves[f"loss_{width}"], names[width], ls=line)
     axes[0, 0].axhline(np.log(2), color="black", ls=":", lw=1, label="guessing: ln 2")
-    axes[0, 0].legend(loc="upper right", bbox_to_anchor=(1, 0.9))
-    solved = {row[0]: row[1] for row in result.tables["widths"].rows}
-    loss.suptitle(
-        f"Without a hidden layer XOR stays at guessing; {widths[-1]} units solve it in "
-        f"{solved[widths[-1]]} seeds"
-    )
+    axes[0, 0].set_title(f"mean ± standard deviation of {result.curves['loss_0'].n} seeds")
+    loss.legend(loc="outside right center")
+    loss.suptitle(finding)
     return {"boundary": boundary, "loss": loss}

@@ -143,16 +143,16 @@ def compute(run: Run) -> Result:
 
 
 def draw(experiment: Experiment, result: Result, folder: Path) -> None:
-    """Replace the figures in `folder` by those that the experiment draws from its result."""
+    """Replace figures and animations in `folder` by those that the experiment draws."""
     from utils.output import plots
 
     with plots.style():
         figures = experiment.module().draw(result)
-        for name, figure in figures.items():
-            plots.save(figure, folder / f"{name}.png", subtitle(result))
-    for old in folder.glob("*.png"):
-        if old.stem not in figures:
-            old.unlink()
+        written = {
+            plots.save(figure, folder / name, subtitle(result)) for name, figure in figures.items()
+        }
+    for old in {*folder.glob("*.png"), *folder.glob("*.gif")} - written:
+        old.unlink()
 
 
 def subtitle(result: Result) -> str:

@@ -7,6 +7,7 @@ found; the data and settings that it rests on are put under it when it is saved.
 
 from __future__ import annotations
 
+import io
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,8 +16,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
+from matplotlib.animation import Animation
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from utils.experiments.results import Curve, write_files
 
@@ -24,13 +29,14 @@ from utils.experiments.results import Curve, write_files
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 MARKERS = "osD^vPX*"
 DPI = 130
+GIF_DPI, GIF_FRAME, GIF_PAUSE = 80, 130, 2000  # dots an inch; milliseconds
 
 
 def style() -> AbstractContextManager:
     """The settings under which figures are made: `with style(): ...`."""
     return matplotlib.rc_context(
         {
-            "axes.prop_cycle": matplotlib.cycler(color=COLOURS),
+            "axes.prop_cycle": cycler(color=COLOURS),
             "axes.grid": True,
             "axes.axisbelow": True,
             "axes.spines.top": False,
@@ -63,6 +69,28 @@ def plot_curve(axes: Axes, curve: Curve, label: str, **options: Any) -> None:
         y, std = np.asarray(curve.y), np.asarray(curve.std)
         axes.fill_between(curve.x, y - std, y + std, color=line.get_color(), alpha=0.2, lw=0)
     axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
+    if curve.x_label == "epoch" and axes.get_xscale() == "linear":
+        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+
+
+def show_runs(axes: Axes, runs: np.ndarray, names: Sequence[str]) -> None:
+    """Repeated measurements (arms, n): every run as a dot, and mean ± standard deviation."""
+    for place, values in enumerate(runs):
+        mean, std = values.mean(), values.std(ddof=1) if len(values) > 1 else 0
+        dots: dict[str, Any] = {"alpha": 0.5, "ms": 4, "color": f"C{place}"}
+        axes.plot([place - 0.15] * len(values), values, "o", label="one run each", **dots)
+        axes.errorbar(place, mean, std, fmt="D", capsize=5, ms=6, color=f"C{place}")
+        axes.annotate(
+            f"{mean:.2f} ± {std:.2f}" if len(values) > 1 else f"{mean:.2f}",
+            (place, max(mean + std, values.max())), (0, 6), textcoords="offset points", ha="center",
+            fontsize="small",
+        )  # fmt: skip
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.margins(y=0.12)
+    axes.set_xlabel(
+        f"dots: single runs; diamonds: mean ± one standard deviation (n = {runs.shape[1]})"
+    )
 
 
 def show_images(axes: Sequence[Axes], images: np.ndarray, titles: Sequence[str]) -> None:
@@ -90,10 +118,49 @@ def show_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
     axes.grid(False)
 
 
-def save(figure: Figure, path: Path, subtitle: str) -> None:
-    """Write a figure as PNG, its title wrapped to its width and `subtitle` under it."""
+def save(picture: Figure | Animation, place: Path, subtitle: str) -> Path:
+    """Write a figure as `place`.png or an animation as `place`.gif; returns that path.
+
+    The title is wrapped to the width of the figure, and `subtitle` stands under it.
+    """
+    if isinstance(picture, Animation):
+        path, content = place.with_name(f"{place.name}.gif"), gif(picture, subtitle)
+        write_files({path: lambda file: file.write(content)})
+        return path
+    entitle(picture, subtitle)
+    path = place.with_name(f"{place.name}.png")
+    write_files({path: lambda file: picture.savefig(file, format="png", dpi=DPI)})
+    return path
+
+
+def gif(animation: Animation, subtitle: str) -> bytes:
+    """All frames of an animation, again and again, with a pause on the last.
+
+    Their colours are those of the last frame, so that only what moves takes space.
+    """
+    figure: Figure = animation._fig  # type: ignore[attr-defined]
+    entitle(figure, subtitle)
+    figure.set_dpi(GIF_DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    figure.set_layout_engine("none")  # everything stays where it is now
+    frames = []
+    for state in animation.new_frame_seq():
+        animation._draw_frame(state)  # type: ignore[attr-defined]
+        canvas.draw()
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"))
+    colours = frames[-1].quantize(128, Image.Quantize.MAXCOVERAGE)
+    first, *others = [f.quantize(palette=colours, dither=Image.Dither.NONE) for f in frames]
+    content = io.BytesIO()
+    times = [GIF_FRAME] * len(others) + [GIF_PAUSE]
+    first.save(content, "gif", save_all=True, append_images=others, duration=times, loop=0)
+    return content.getvalue()
+
+
+def entitle(figure: Figure, subtitle: str) -> None:
+    """Make the figure higher by a band that holds its title and, under it, `subtitle`."""
     width, height = figure.get_size_inches()
-    title = textwrap.fill(figure.get_suptitle(), int(width * 11))
+    title = textwrap.fill(figure.get_suptitle(), int(width * 10))
     small = textwrap.fill(subtitle, int(width * 15))
     title_height = 0.1 + 0.2 * (title.count("\n") + 1)  # inches
     band = title_height + 0.16 * (small.count("\n") + 1) + 0.06
@@ -103,4 +170,3 @@ def save(figure: Figure, path: Path, subtitle: str) -> None:
     figure.set_layout_engine("constrained", rect=(0, 0, 1, height / total))
     figure.text(0.02, 1 - 0.08 / total, title, va="top", fontsize=12, fontweight="bold")
     figure.text(0.02, 1 - title_height / total, small, va="top", fontsize=8.5, color="#555555")
-    write_files({path: lambda file: figure.savefig(file, format="png", dpi=DPI)})

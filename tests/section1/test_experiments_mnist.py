@@ -1,0 +1,124 @@
+"""The experiments on images of section 1, each run whole on a tiny budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from section1.experiments import _images, loss_comparison
+from utils.errors import UserError
+from utils.experiments import registry, runner
+from utils.experiments.budget import Budget
+from utils.experiments.results import Result
+from utils.experiments.run import Run, Settings
+
+TINY = ("--mode", "quick", "--data", "embedded", "--samples", "200", "--set", "seeds=1")
+
+
+def tiny(name: str, changes: dict[str, Any], threads: int | None = None) -> Run:
+    """A run of an experiment, not through main.py: no files, no figures."""
+    (experiment,) = registry.select([name])
+    settings = Settings("quick", 0, "embedded", Path("unused"), threads)
+    small = {"seeds": 1, "epochs": 1, "samples": 200}
+    return Run(experiment, settings, Budget(experiment.settings("quick") | small | changes))
+
+
+def test_initialization(run_tiny: Callable[..., Result]) -> None:
+    sizes = ("--set", "depth=4", "--set", "width=64", "--set", "steps=10")
+    result = run_tiny("initialization", *TINY, *sizes)
+    assert result.metrics["relu_zeros_forward"] == 0
+    assert result.metrics["relu_normal_forward"] < 0.01
+    assert 0.3 < result.metrics["relu_he_normal_forward"] < 3
+    assert abs(result.metrics["relu_zeros_loss"] - np.log(10)) < 0.1
+
+
+def test_initialization_survives_a_training_that_blows_up() -> None:
+    sizes = {"depth": 3, "width": 32, "steps": 40, "batch_size": 32, "lr": 1000.0}
+    result = runner.compute(tiny("initialization", sizes))
+    assert "relu_he_normal_loss" not in result.metrics
+    assert "With ReLU, none gets below guessing" in result.answer
+
+
+def test_activation_comparison(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny("activation_comparison", *TINY, "--epochs", "3", "--lr", "0.05")
+    assert {row[2] for row in result.tables["activations"].rows} == {0.05}
+    assert result.arrays["confusion"].sum() == 360
+    assert result.metrics["relu_test_accuracy"] > 0.3
+    assert result.metrics["relu_test_accuracy_std"] == 0  # one seed
+    table = result.tables["activations"]
+    assert [row[0] for row in table.rows] == ["Sigmoid", "Tanh", "ReLU", "LeakyReLU", "GELU"]
+
+
+def test_loss_comparison(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny("loss_comparison", *TINY, "--epochs", "3", "--lr", "0.05")
+    assert result.metrics["cross_entropy_test_accuracy"] > 0.3
+    assert result.arrays["bins_mse"][0, :, 0].sum() == 360
+    assert "bins_hinge" not in result.arrays
+
+
+def test_sanity_checks(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny("sanity_checks", *TINY, "--epochs", "2", "--set", "steps=60")
+    checks = {row[0]: row for row in result.tables["checks"].rows}
+    assert checks["loss before training, small weights"][-1]
+    assert checks["fall of the loss / (step × |gradient|²)"][-1]
+    assert checks["accuracy on these 20 images"][-1]
+    assert result.metrics["passed"] == sum(row[-1] for row in checks.values())
+
+
+def test_fashion_mlp(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny("fashion_mlp", *TINY, "--epochs", "1")
+    assert "stand-in" in result.info["data"]["fashion_mnist"]["description"]
+    assert 0 < result.metrics["test_accuracy"] < 1
+
+
+def test_a_list_of_learning_rates_that_does_not_fit_is_refused() -> None:
+    for name in ("activation_comparison", "loss_comparison"):
+        with pytest.raises(UserError, match="one for each of"):
+            runner.compute(tiny(name, {"lr": [0.1, 0.2]}))
+
+
+@pytest.mark.parametrize("name", ["activation_comparison", "loss_comparison"])
+def test_same_numbers_on_any_number_of_threads(name: str) -> None:
+    """Batches of 300 rows are cut into three: on one thread, on two, and on two once more."""
+    changes = {"samples": 700, "epochs": 2, "batch_size": 300, "lr": [0.05]}
+    first, *others = [runner.compute(tiny(name, changes, threads)) for threads in (1, 2, 2)]
+    for other in others:
+        assert other.metrics == first.metrics and other.answer == first.answer
+        assert other.curves == first.curves and other.tables == first.tables
+        assert other.arrays.keys() == first.arrays.keys()
+        for key, array in first.arrays.items():
+            np.testing.assert_array_equal(other.arrays[key], array)
+
+
+def test_confusion_counts_and_the_worst_pairs() -> None:
+    true, predicted = np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 1, 1, 2])
+    counts = _images.confusion(true, predicted, 3)
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [0, 2, 1]])
+    assert _images.most_confused(counts) == [(2, 1, 2), (0, 1, 1)]
+    assert _images.most_confused(np.eye(3, dtype=int)) == []
+
+
+def test_calibration_of_a_known_case() -> None:
+    """Of 4 images at confidence 0.95 three are right, of 2 at 0.55 one is."""
+    confidence = np.array([0.95] * 4 + [0.55] * 2)
+    right = np.array([True, True, True, False, True, False])
+    bins = loss_comparison.calibration(confidence, right)
+    assert bins[9].tolist() == pytest.approx([4, 0.95, 0.75])
+    assert bins[5].tolist() == pytest.approx([2, 0.55, 0.5])
+    assert loss_comparison.calibration_error(bins) == pytest.approx((4 * 0.2 + 2 * 0.05) / 6)
+    assert loss_comparison.calibration(np.ones(3), np.ones(3, bool))[9, 0] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_relu_mlp_reaches_97_5_percent_on_real_mnist(
+    real_data: Path, run_tiny: Callable[..., Result]
+) -> None:
+    one = ("--mode", "hybrid", "--data", "real", "--set", "seeds=1", "--epochs", "4")
+    result = run_tiny("activation_comparison", *one)
+    assert result.info["data"]["mnist"]["provenance"] == "official"
+    assert result.metrics["relu_test_accuracy"] >= 0.975
