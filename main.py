@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import NoReturn
 
@@ -169,6 +170,7 @@ def main() -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console without these characters shows "?"
+    warnings.formatwarning = lambda message, *_: f"main.py: {message}\n"  # no line of code
     try:
         return run(sys.argv[1:])
     except UserError as error:

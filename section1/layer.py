@@ -69,6 +69,15 @@ class Layer:
         for parameter in self.parameters():
             parameter.zero_grad()
 
+    def reseed(self, *numbers: int) -> None:
+        """Start the random numbers of every layer inside anew, at a place named by `numbers`.
+
+        The training loop names (step, micro-batch): so masks do not depend on which
+        thread draws them, and a resumed run draws what the uninterrupted one would have.
+        """
+        for child in self.children():
+            child.reseed(*numbers)
+
     # --- training and evaluation mode -------------------------------------------------
 
     def train(self) -> None:

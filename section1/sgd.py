@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
+from section1.parallel import Workers
 from section1.parameter import Parameter
 
-PIECE = 32_768  # elements a piece: a few float32 arrays of this length fit in a core's L2 cache
+PIECE = 131_072  # elements a piece: half a megabyte of float32, so that a few arrays fit in cache
+MANY = 500_000  # elements; one thread is done with fewer before others have woken up
+
+Piece = tuple[np.ndarray, ...]
+
+
+class Spare(threading.local):
+    """Arrays for intermediate results, of each thread its own; a copy starts empty."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[tuple, np.ndarray] = {}
+
+    def __reduce__(self) -> tuple:
+        return Spare, ()
 
 
 class Optimizer:
@@ -17,6 +32,7 @@ class Optimizer:
     A parameter is updated in flat pieces that stay in cache while the several passes of
     a rule go over them. State (momentum, second moments) is a list of arrays in line
     with the parameters, made by `new_state` and passed to `update` piece by piece.
+    Pieces do not depend on each other, so threads may share them out.
     """
 
     def __init__(self, parameters: Iterable[Parameter], lr: float):
@@ -28,32 +44,54 @@ class Optimizer:
         self.lr = lr
         self.steps = 0
         self.state: list[list[np.ndarray]] = []
-        self._spare: dict[np.dtype, np.ndarray] = {}
+        self._spare = Spare()
+        self._pieces: list[Piece] = []
 
-    def new_state(self) -> list[np.ndarray]:
-        """One array of zeros per parameter, kept and passed on to `update`."""
+    def __getstate__(self) -> dict:  # a copy has arrays of its own, so pieces of its own
+        return vars(self) | {"_pieces": []}
+
+    def new_state(self, needed: Sequence[bool] | None = None) -> list[np.ndarray]:
+        """One array of zeros per parameter, kept and passed on to `update`.
+
+        Parameters for which `needed` says false get an empty array.
+        """
         arrays = [np.zeros_like(parameter.value) for parameter in self.parameters]
+        if needed is not None:
+            arrays = [array if keep else array.ravel()[:0] for array, keep in zip(arrays, needed)]
         self.state.append(arrays)
         return arrays
 
-    def step(self) -> None:
-        """Change every parameter by its gradient."""
+    def step(self, workers: Workers | None = None) -> None:
+        """Change every parameter by its gradient, on all threads of `workers`."""
         self.steps += 1
-        for index, parameter in enumerate(self.parameters):
-            arrays = [parameter.value, parameter.grad, *(kind[index] for kind in self.state)]
-            flat = [array.reshape(-1) for array in arrays]  # views: all are contiguous
-            for start in range(0, flat[0].size, PIECE):
-                self.update(*(array[start : start + PIECE] for array in flat))
+        for parameter in self.parameters:
+            parameter.grad  # noqa: B018 - writes out the zeros of a gradient that nobody added to
+        if not self._pieces:
+            self._pieces = [p for k in range(len(self.parameters)) for p in self.pieces(k)]
+        if workers is None or sum(p.value.size for p in self.parameters) < MANY:
+            for piece in self._pieces:
+                self.update(*piece)
+        else:
+            workers.map(self.update, *zip(*self._pieces))
+
+    def pieces(self, index: int) -> Iterator[Piece]:
+        """The arguments for `update`, piece by piece, of one parameter: views, made once."""
+        parameter = self.parameters[index]
+        arrays = [parameter.value, parameter.grad, *(kind[index] for kind in self.state)]
+        flat = [array.reshape(-1) for array in arrays]  # views: all are contiguous
+        for start in range(0, flat[0].size, PIECE):
+            yield tuple(array[start : start + PIECE] for array in flat)
 
     def update(self, value: np.ndarray, grad: np.ndarray, *state: np.ndarray) -> None:
         """The rule, on one flat piece: change `value` and `state` in place, not `grad`."""
         raise NotImplementedError
 
-    def spare(self, like: np.ndarray) -> np.ndarray:
-        """A reused array for intermediate results, as long as the piece `like`."""
-        if like.dtype not in self._spare:
-            self._spare[like.dtype] = np.empty(PIECE, like.dtype)
-        return self._spare[like.dtype][: like.size]
+    def spare(self, like: np.ndarray, number: int = 0) -> np.ndarray:
+        """A reused array for intermediate results, of the shape and dtype of `like`."""
+        arrays, key = self._spare.arrays, (like.shape, like.dtype, number)
+        if key not in arrays:
+            arrays[key] = np.empty_like(like)
+        return arrays[key]
 
     def zero_grad(self) -> None:
         for parameter in self.parameters:

@@ -16,10 +16,12 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from section1 import checkpoint
 from section1.layer import Layer
 from section1.losses import Loss
 from section1.parallel import Workers, one_blas_thread
@@ -57,6 +59,13 @@ class History:
     val_metric: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
+    def newest_is_best(self) -> bool:
+        """Whether no epoch before the last one did as well on the validation data."""
+        scores = self.val_metric
+        if not scores or math.isnan(scores[-1]):
+            scores = [-loss for loss in self.val_loss]
+        return bool(scores) and scores[-1] > max(scores[:-1], default=-math.inf)
+
 
 def micro_batches(rows: int, at_most: int) -> list[slice]:
     """Cut `rows` into as few nearly equal runs as hold `at_most` rows each."""
@@ -84,9 +93,10 @@ class TrainingStep:
         workers: Workers,
         metric: Metric | None = None,
         micro_batch: int = MICRO_BATCH,
+        on_gradients: Callable[[], object] | None = None,
     ):
         self.model, self.loss, self.optimizer, self.metric = model, loss, optimizer, metric
-        self.workers = workers
+        self.workers, self.on_gradients = workers, on_gradients
         needs_all = any(layer.whole_batch for layer in model.modules())
         self.micro_batch: float = math.inf if needs_all else micro_batch
         self.replicas: list[Replica] = []
@@ -101,6 +111,7 @@ class TrainingStep:
             share = (rows.stop - rows.start) / len(x)
             for parameter in parameters:
                 parameter.zero_grad()
+            model.reseed(self.optimizer.steps, number)
             prediction = model.forward(x[rows])
             value = loss.forward(prediction, y[rows])
             gradient = loss.backward()
@@ -110,7 +121,9 @@ class TrainingStep:
 
         results = self.workers.map(work, range(len(cuts)), cuts)
         self._add_gradients(len(cuts))
-        self.optimizer.step()
+        if self.on_gradients is not None:
+            self.on_gradients()
+        self.optimizer.step(self.workers)
         value, score = (sum(column) for column in zip(*results))
         return value, score
 
@@ -155,7 +168,10 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     threads: int | None = None,
     micro_batch: int = MICRO_BATCH,
+    on_gradients: Callable[[], object] | None = None,
     on_epoch: Callable[[History], None] | None = None,
+    checkpoints: Path | None = None,
+    resume: bool = False,
 ) -> History:
     """Train `model` by gradient descent and return what was seen on the way.
 
@@ -170,10 +186,16 @@ def fit(
         schedule: the learning rate as a function of the step number, from 0.
         threads: workers for micro-batches (default: every core); no effect on results.
         micro_batch: most rows that a worker takes at once.
+        on_gradients: called between backward and update, to clip gradients or look at them.
         on_epoch: called with the history after each epoch.
+        checkpoints: a folder for `last.npz`, written after every epoch, and `best.npz`, the
+            epoch with the highest validation metric (without one: the lowest loss).
+        resume: go on from `last.npz` where there is one; the end is the same bit for bit as
+            that of a run that was not interrupted.
 
-    Raises ValueError for settings out of range, and FloatingPointError as soon as the
-    loss is not a finite number.
+    Raises ValueError for settings out of range and for a checkpoint that does not fit, and
+    FloatingPointError as soon as the loss is not a finite number; the checkpoints then are
+    those of the last epoch that went well.
     """
     for name, number in (
         ("epochs", epochs),
@@ -184,12 +206,16 @@ def fit(
             raise ValueError(f"{name} must be at least 1, got {number}")
     if isinstance(data, tuple) and not len(data[0]) == len(data[1]) > 0:
         raise ValueError(f"{len(data[0])} inputs do not go with {len(data[1])} targets")
+    if resume and checkpoints is None:
+        raise ValueError("resume=True needs checkpoints, the folder of the run to go on with")
 
     history = History()
-    start = time.perf_counter()
+    if resume and checkpoints is not None and (checkpoints / "last.npz").exists():
+        history = History(**checkpoint.load(checkpoints / "last.npz", model, optimizer, rng))
+    start = time.perf_counter() - sum(history.seconds[-1:])
     with Workers(threads) as workers, one_blas_thread():
-        step = TrainingStep(model, loss, optimizer, workers, metric, micro_batch)
-        for epoch in range(epochs):
+        step = TrainingStep(model, loss, optimizer, workers, metric, micro_batch, on_gradients)
+        for epoch in range(len(history.loss), epochs):
             batches = data(rng) if callable(data) else shuffled(data, batch_size, rng)
             total_loss = total_metric = rows = 0.0
             for x, y in batches:
@@ -212,6 +238,9 @@ def fit(
                 value, score = _evaluate(model, loss, validation, metric, workers)
                 history.val_loss.append(value)
                 history.val_metric.append(score)
+            if checkpoints is not None:
+                for name in ("best.npz", "last.npz") if history.newest_is_best() else ("last.npz",):
+                    checkpoint.save(checkpoints / name, model, optimizer, rng, vars(history))
             if on_epoch is not None:
                 on_epoch(history)
     return history
