@@ -1,0 +1,64 @@
+"""Gradients that are wrong on purpose: a check that lets one of them pass proves nothing.
+
+Each fault is one that people have shipped. `Faulty` and `FaultyLoss` put it into a layer or
+a loss that is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from section1.layer import Layer
+from section1.losses import Loss
+
+Fault = Callable[[np.ndarray], np.ndarray]
+
+
+def one_element(gradient: np.ndarray) -> np.ndarray:
+    wrong = gradient.copy()
+    wrong.flat[gradient.size // 2] += 0.01 * np.abs(gradient).max()
+    return wrong
+
+
+FAULTS: dict[str, Fault] = {
+    "scaled by 1.0001": lambda g: g * 1.0001,
+    "wrong sign": lambda g: -g,
+    "zero": np.zeros_like,
+    "times the batch size": lambda g: g * len(g),
+    "divided by the batch size": lambda g: g / len(g),
+    "transposed": lambda g: g.T.reshape(g.shape),
+    "one wrong element": one_element,
+}
+
+
+class Faulty(Layer):
+    """`layer` with `fault` done to its dx, or to the gradient of its parameter `number`."""
+
+    def __init__(self, layer: Layer, fault: Fault, number: int | None = None):
+        self.layer, self.fault, self.number = layer, fault, number
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        return self.layer.forward(x)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
+        dx = self.layer.backward(dy)
+        if self.number is None:
+            return dx if dx is None else self.fault(dx)
+        parameter = self.parameters()[self.number]
+        parameter.grad = self.fault(parameter.grad)
+        return dx
+
+
+class FaultyLoss(Loss):
+    """`loss` with `fault` done to its gradient."""
+
+    def __init__(self, loss: Loss, fault: Fault):
+        self.loss, self.fault = loss, fault
+
+    def forward(self, prediction: np.ndarray, target: np.ndarray) -> float:
+        return self.loss.forward(prediction, target)
+
+    def backward(self) -> np.ndarray:
+        return self.fault(self.loss.backward())
