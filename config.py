@@ -95,5 +95,59 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "batch_size": 128, "lr": 0.2,
         },
     },
+    2: {
+        "optimizer_trajectories": {
+            "seconds": (4, 6, 12),
+            "seeds": (4, 10, 30), "steps": (300, 300, 1000),
+        },
+        "optimizer_comparison": {
+            "seconds": (8, 90, 1500),
+            "seeds": (2, 3, 10), "epochs": (8, 4, 15), "samples": (1500, 60000, 60000),
+            "batch_size": (64, 512, 512), "checks": (1, 4, 4),
+            "hidden": ([64, 32], [256, 128], [256, 128]),
+            "tuning_samples": (1350, 12000, 54000), "tuning_epochs": (2, 2, 2),
+            "toy_epochs": (15, 40, 100),
+        },
+        "lr_sensitivity": {
+            "seconds": (5, 40, 400),
+            "seeds": (1, 2, 5), "epochs": (2, 2, 4), "samples": (1000, 6000, 20000),
+            "per_decade": (1, 2, 4), "batch_size": 64, "width": 64,
+        },
+        "lr_schedules": {
+            "seconds": (4, 25, 250),
+            "seeds": (2, 3, 10), "epochs": (3, 3, 10), "samples": (1500, 15000, 60000),
+            "peaks": ([0.03, 0.1, 0.3], [0.03, 0.1, 0.3], [0.01, 0.03, 0.1, 0.3, 1.0]),
+            "checks": (1, 2, 2),
+            "batch_size": 128, "width": 64,
+        },
+        "gradient_flow": {
+            "seconds": (2, 9, 60),
+            "seeds": (2, 5, 10), "depths": ([5, 20], [5, 10, 20], [5, 10, 20, 50]),
+            "width": (64, 128, 256), "samples": (1500, 10000, 60000),
+        },
+        "batchnorm_study": {
+            "seconds": (2, 18, 1000),
+            "seeds": (2, 3, 5), "epochs": (4, 3, 15), "samples": (1500, 10000, 60000),
+            "depth": 3, "width": 100, "batch_size": (64, 128, 128),
+            "lr": ([0.03, 0.3, 3.0], [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
+                   [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+            "batch_sizes": ([4, 32, 128], [4, 16, 64, 256], [2, 4, 8, 16, 64, 256]),
+            "common_lr": 0.03,
+        },
+        "dropout_study": {
+            "seconds": (3, 16, 300),
+            "seeds": (2, 3, 10), "epochs": (20, 30, 100), "samples": (1500, 10000, 10000),
+            "images": (200, 1000, 1000), "width": (128, 128, 512), "batch_size": (50, 100, 100),
+            "wrong": [0.0, 0.2],
+            "rates": ([0.0, 0.4, 0.8], [0.0, 0.2, 0.4, 0.6, 0.8], [0.0, 0.1, 0.2, 0.4, 0.6, 0.8]),
+            "lr": 0.002,
+        },
+        "loss_landscape": {
+            "seconds": (3, 15, 100),
+            "seeds": (2, 3, 5), "epochs": (6, 4, 15), "samples": (1500, 10000, 60000),
+            "depth": (4, 4, 8), "width": (32, 64, 128), "batch_size": (64, 128, 128), "lr": 0.1,
+            "points": (8, 12, 25), "images": (256, 512, 2048),
+        },
+    },
 }
 # fmt: on

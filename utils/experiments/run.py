@@ -57,7 +57,8 @@ class Run:
         before it, and the same at every call.
         """
         name = zlib.crc32(self.experiment.name.encode())
-        return np.random.default_rng([self.settings.seed, name, *key])
+        # Seeds are padded with zeros, so (0,) and (0, 0) differ only by their lengths.
+        return np.random.default_rng([self.settings.seed, name, len(key), *key])
 
     def load(self, name: str) -> Any:
         """The data set `name` by the policy of this run; it is noted in the result.

@@ -15,6 +15,8 @@ import pytest
 
 import config
 from utils.experiments import machine, registry, results
+from utils.experiments.budget import Budget
+from utils.experiments.run import Run, Settings
 
 Course = Callable[..., int]
 PLACE = Path("out") / "section9"
@@ -76,6 +78,14 @@ def test_same_seed_same_numbers_another_seed_others(course: Course, tmp_path: Pa
 def test_experiments_do_not_share_random_numbers(course: Course, tmp_path: Path) -> None:
     assert course("good", "other") == 0
     assert record(tmp_path)["metrics"] != record(tmp_path, "other")["metrics"]
+
+
+def test_every_key_has_random_numbers_of_its_own(tmp_path: Path) -> None:
+    experiment = registry.Experiment(9, 1, "good", "?")
+    run = Run(experiment, Settings("quick", 0, "auto", tmp_path), Budget())
+    keys: list[tuple[int, ...]] = [(), (0,), (0, 0), (1,), (0, 1), (1, 0)]
+    assert len({run.rng(*key).random() for key in keys}) == len(keys)
+    assert run.rng(1, 0).random() == run.rng(1, 0).random()
 
 
 def test_a_failure_is_recorded_and_the_rest_goes_on(
