@@ -102,10 +102,10 @@ BUDGETS: dict[int, dict[str, dict]] = {
         },
         "optimizer_comparison": {
             "seconds": (8, 90, 1500),
-            "seeds": (2, 3, 10), "epochs": (8, 4, 15), "samples": (1500, 60000, 60000),
+            "seeds": (2, 3, 10), "epochs": (8, 5, 15), "samples": (1500, 60000, 60000),
             "batch_size": (64, 512, 512), "checks": (1, 4, 4),
             "hidden": ([64, 32], [256, 128], [256, 128]),
-            "tuning_samples": (1350, 12000, 54000), "tuning_epochs": (2, 2, 2),
+            "tuning_samples": (1350, 54000, 54000), "tuning_epochs": (2, 1, 3),
             "toy_epochs": (15, 40, 100),
         },
         "lr_sensitivity": {

@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 
 import config
+from tests.utils.experiments.conftest import GOOD
+from utils.data import DataError
 from utils.experiments import machine, registry, results
 from utils.experiments.budget import Budget
 from utils.experiments.run import Run, Settings
@@ -250,6 +252,41 @@ def test_full_disk_loses_nothing(
     assert not list((tmp_path / "out").rglob(".*tmp*"))
 
 
+def test_damaged_data_is_bad_input(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert course("good") == 0
+    raw = tmp_path / "data" / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for split in ("train", "t10k"):
+        (raw / f"{split}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
+        (raw / f"{split}-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 9]))
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
+    reader = GOOD.replace("    CALLS.append(run.budget)", '    run.load("mnist")')
+    (tmp_path / "section9" / "experiments" / "broken.py").write_text(reader)
+    before = modified(tmp_path)
+    assert course("broken", "other") == 2
+    out = capsys.readouterr().out
+    assert "train-images-idx3-ubyte is damaged" in out and "Traceback" not in out
+    assert modified(tmp_path) == before and record(tmp_path, "other")
+
+
+def test_real_data_that_cannot_be_had_is_bad_input(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise DataError("MNIST could not be downloaded.")
+
+    monkeypatch.setattr("utils.data.sets.fetch", refuse)
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
+    reader = GOOD.replace("    CALLS.append(run.budget)", '    run.load("mnist")')
+    (tmp_path / "section9" / "experiments" / "broken.py").write_text(reader)
+    assert course("broken", "--data", "real") == 2
+    assert "could not be downloaded" in capsys.readouterr().out
+    assert course("broken") == 0  # QUICK goes on with the embedded digits, and says so
+    assert record(tmp_path, "broken")["info"]["data"]["mnist"]["provenance"] == "embedded stand-in"
+
+
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"answer": 1}', "\x00"])
 def test_a_damaged_result_is_refused(
     course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
@@ -280,6 +317,16 @@ def test_list_imports_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=machine.ROOT
     )
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_console_that_knows_only_ascii() -> None:
+    done = subprocess.run(
+        [sys.executable, "main.py", "--list"],
+        capture_output=True,
+        cwd=machine.ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert done.returncode == 0 and done.stdout.isascii() and not done.stderr
 
 
 def test_menu(
