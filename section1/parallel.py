@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from contextvars import copy_context
 from functools import cache
 from typing import TypeVar
 
@@ -61,7 +62,10 @@ class Workers:
             for index in range(first, len(jobs), self.threads):
                 results[index] = function(*jobs[index])
 
-        helpers = [self._pool.submit(work, k) for k in range(1, min(self.threads, len(jobs)))]
+        helpers = [
+            self._pool.submit(copy_context().run, work, first)  # np.errstate goes along
+            for first in range(1, min(self.threads, len(jobs)))
+        ]
         try:
             work(0)
         finally:  # never leave with a thread still writing

@@ -53,7 +53,7 @@ class Muon(AdamW):
 
     A convolution kernel (KH, KW, C, F) is a matrix (KH*KW*C, F). Parameters with fewer than
     two axes, and those in `adamw`, are updated by AdamW with the same lr and weight decay;
-    the write-up advises it for embeddings and the output layer.
+    the write-up advises it for the input layer, embeddings and the output layer.
 
     Source: Keller Jordan et al., Muon: an optimizer for hidden layers in neural networks,
     https://kellerjordan.github.io/posts/muon/. There Newton-Schulz runs in bfloat16, here in

@@ -357,6 +357,13 @@ def test_an_error_in_any_worker_reaches_the_caller(threads: int, broken: int) ->
         workers.map(work, range(3))
 
 
+def test_error_state_holds_in_every_worker() -> None:
+    if int(np.__version__.split(".")[0]) < 2:
+        pytest.skip("before NumPy 2 the error state belongs to a thread")
+    with Workers(2) as workers, np.errstate(divide="ignore"):
+        assert workers.map(lambda x: np.divide(1.0, x), np.zeros(8)) == [np.inf] * 8
+
+
 def test_threads_there_are() -> None:
     assert available_threads() >= 1
     with pytest.raises(ValueError, match="at least 1, got 0"):
