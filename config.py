@@ -96,12 +96,16 @@ BUDGETS: dict[int, dict[str, dict]] = {
         },
     },
     2: {
+        "gradient_checking": {
+            "seconds": (4, 8, 40),
+            "seeds": (1, 2, 10), "directions": (5, 20, 50),
+        },
         "optimizer_trajectories": {
-            "seconds": (4, 6, 12),
+            "seconds": (6, 7, 14),
             "seeds": (4, 10, 30), "steps": (300, 300, 1000),
         },
         "optimizer_comparison": {
-            "seconds": (8, 90, 1500),
+            "seconds": (7, 90, 800),
             "seeds": (2, 3, 10), "epochs": (8, 5, 15), "samples": (1500, 60000, 60000),
             "batch_size": (64, 512, 512), "checks": (1, 4, 4),
             "hidden": ([64, 32], [256, 128], [256, 128]),
@@ -109,14 +113,14 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "toy_epochs": (15, 40, 100),
         },
         "lr_sensitivity": {
-            "seconds": (5, 40, 400),
-            "seeds": (1, 2, 5), "epochs": (2, 2, 4), "samples": (1000, 6000, 20000),
-            "per_decade": (1, 2, 4), "batch_size": 64, "width": 64,
+            "seconds": (2, 35, 450),
+            "seeds": (1, 3, 5), "epochs": (2, 2, 4), "samples": (1000, 6000, 20000),
+            "per_decade": (1, 3, 4), "batch_size": 64, "width": 64,
         },
         "lr_schedules": {
-            "seconds": (4, 25, 250),
+            "seconds": (2, 22, 900),
             "seeds": (2, 3, 10), "epochs": (3, 3, 10), "samples": (1500, 15000, 60000),
-            "peaks": ([0.03, 0.1, 0.3], [0.03, 0.1, 0.3], [0.01, 0.03, 0.1, 0.3, 1.0]),
+            "peaks": ([0.01, 0.03, 0.1], [0.02, 0.05, 0.1, 0.2], [0.01, 0.02, 0.05, 0.1, 0.2]),
             "checks": (1, 2, 2),
             "batch_size": 128, "width": 64,
         },
@@ -135,7 +139,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "common_lr": 0.03,
         },
         "dropout_study": {
-            "seconds": (3, 16, 300),
+            "seconds": (2, 15, 1200),
             "seeds": (2, 3, 10), "epochs": (20, 30, 100), "samples": (1500, 10000, 10000),
             "images": (200, 1000, 1000), "width": (128, 128, 512), "batch_size": (50, 100, 100),
             "wrong": [0.0, 0.2],
@@ -143,7 +147,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "lr": 0.002,
         },
         "loss_landscape": {
-            "seconds": (3, 15, 100),
+            "seconds": (2, 10, 300),
             "seeds": (2, 3, 5), "epochs": (6, 4, 15), "samples": (1500, 10000, 60000),
             "depth": (4, 4, 8), "width": (32, 64, 128), "batch_size": (64, 128, 128), "lr": 0.1,
             "points": (8, 12, 25), "images": (256, 512, 2048),

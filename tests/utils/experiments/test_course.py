@@ -146,12 +146,14 @@ def test_replot_draws_without_computing(course: Course, tmp_path: Path) -> None:
     assert course("good") == 0
     figure = tmp_path / PLACE / "good" / "loss.png"
     figure.unlink()
-    stale = figure.with_name("stale.png")
-    stale.touch()
+    stale = [figure.with_name("stale.png"), figure.with_name("stale.gif")]
+    for path in stale:
+        path.touch()
     before = modified(tmp_path)
     calls = len(sys.modules["section9.experiments.good"].CALLS)
     assert course("good", "--replot") == 0
-    assert figure.exists() and not stale.exists() and modified(tmp_path) == before
+    assert figure.exists() and modified(tmp_path) == before
+    assert not any(path.exists() for path in stale)
     assert len(sys.modules["section9.experiments.good"].CALLS) == calls
 
 

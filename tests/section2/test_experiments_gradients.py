@@ -1,0 +1,197 @@
+"""The experiments on gradients, normalisation and dropout of section 2, on tiny budgets."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from section1.layer import Layer
+from section1.linear import Linear
+from section1.losses import Loss, SoftmaxCrossEntropy
+from section2.experiments import _account, _checks, dropout_study, gradient_checking, loss_landscape
+from section2.experiments.batchnorm_study import batch_statistics
+from section2.gradient_check import TOLERANCE
+from section2.models import fully_connected_net
+from utils.experiments.registry import ROOT
+from utils.experiments.results import Result
+
+TINY = ("--mode", "quick", "--data", "embedded", "--samples", "200", "--set", "seeds=1")
+SECTIONS = range(1, 5)
+
+
+# --- gradient_checking -------------------------------------------------------------------
+
+
+def test_no_layer_or_loss_of_the_course_is_without_a_check() -> None:
+    assert not _account.without_check(SECTIONS)
+    known = {cls for file in _account.tables(SECTIONS) for cls in (*file.EXAMPLES, *file.ABSTRACT)}
+    for section in SECTIONS:
+        for path in (ROOT / f"section{section}").rglob("experiments/*.py"):
+            importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    everywhere, found = [Layer, Loss], set()
+    while everywhere:
+        cls = everywhere.pop()
+        everywhere += cls.__subclasses__()
+        if cls.__module__.startswith("section"):
+            found.add(cls)
+    assert found <= known, "also classes that experiments define need a check"
+
+
+def test_every_example_is_of_a_class_that_was_found() -> None:
+    found = {cls for section in SECTIONS for cls in _account.classes(section)}
+    for file in _account.tables(SECTIONS):
+        assert {*file.EXAMPLES, *file.ABSTRACT} <= found
+        assert not set(file.EXAMPLES) & set(file.ABSTRACT)
+        for cls, examples in file.EXAMPLES.items():
+            for example in examples:
+                assert type(example.make(np.random.default_rng(0))) is cls
+
+
+def test_a_class_without_a_check_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(_checks.EXAMPLES, Linear)
+    assert _account.without_check([1, 2]) == ["section1.linear.Linear"]
+
+
+def test_gradient_checking(run_tiny: Callable[..., Result]) -> None:
+    """The bar of the course: at most 1e-7 for every layer and loss, and no fault accepted."""
+    result = run_tiny("gradient_checking", "--mode", "quick", "--set", "directions=2")
+    metrics = result.metrics
+    assert metrics["passed"] == metrics["checks"] >= 20
+    assert metrics["worst_error"] <= TOLERANCE
+    assert metrics["faults_refused"] == metrics["faults_planted"] > 200
+    assert metrics["kinks"] > 0
+    kinks = {row[0]: row[3] for row in result.tables["checks"].rows}
+    assert kinks["ReLU"] == 2 and kinks["Sigmoid"] == kinks["Linear"] == 0
+    assert all(row[1] > 0 for row in result.tables["faults"].rows), "a fault was never planted"
+
+
+def test_a_wrong_layer_fails_its_check() -> None:
+    class Forgetful(Layer):
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            self.remember(x)
+            return x * x
+
+        def backward(self, dy: np.ndarray) -> np.ndarray:
+            return dy * self.recall()  # the 2 is missing
+
+    report = _account.check(_checks.layer(Forgetful), np.random.default_rng(0))
+    assert not report.passed and report.worst == pytest.approx(0.5)
+
+
+def test_orders_of_the_differences() -> None:
+    """Halving the step divides the error by 2, 4 and 64."""
+    slope = np.cos(0.5)
+    for name, factor in (("forward", 2), ("centred", 4), ("extrapolated", 64)):
+        method = gradient_checking.METHODS[name][0]
+        coarse, fine = (method(lambda t: float(np.sin(0.5 + t)), h) - slope for h in (0.2, 0.1))
+        assert coarse / fine == pytest.approx(factor, rel=0.1)
+
+
+# --- gradient_flow -----------------------------------------------------------------------
+
+
+def test_gradient_flow(run_tiny: Callable[..., Result]) -> None:
+    """The bars of the course, at 20 layers: 6 orders lost, or none of them."""
+    result = run_tiny("gradient_flow", *TINY, "--set", "depths=5,20")
+    assert result.metrics["sigmoid_orders_lost"] >= 6
+    assert result.metrics["relu_he_orders"] <= 1
+    assert result.metrics["sigmoid_batchnorm_orders"] <= 1
+    assert result.metrics["batchnorm_scale_factor"] < 2
+    assert result.metrics["relu_large_plain_factor"] > 1e3, "exploding"
+    assert len(result.curves["arriving_sigmoid_xavier_plain_20"].y) == 20
+
+
+# --- batchnorm_study ---------------------------------------------------------------------
+
+
+def test_batchnorm_study(run_tiny: Callable[..., Result]) -> None:
+    small = ("--epochs", "2", "--set", "batch_sizes=4,32", "--set", "width=32")
+    result = run_tiny("batchnorm_study", *TINY, *small, "--lr", "0.1,1e9", "--batch-size", "16")
+    blown = {(row[0], row[1]): row[4] for row in result.tables["rates"].rows}
+    assert blown["without batch norm", 1e9] == 1 and blown["without batch norm", 0.1] == 0
+    assert result.metrics["plain_best_lr"] == result.metrics["batchnorm_best_lr"] == 0.1
+    assert result.metrics["batchnorm_test_accuracy"] > 0.3
+    assert len(result.tables["batches"].rows) == 4
+
+
+def test_batch_statistics_leave_the_running_averages_alone() -> None:
+    rng = np.random.default_rng(0)
+    model = fully_connected_net([4, 8, 3], batchnorm=True, rng=rng)
+    before = [array.copy() for array in model.buffers()]
+    batch = rng.standard_normal((20, 4)).astype(np.float32), rng.integers(3, size=20)
+    assert 0 <= batch_statistics(model, batch, 5) <= 1
+    for array, old in zip(model.buffers(), before):
+        np.testing.assert_array_equal(array, old)
+
+
+# --- dropout_study -----------------------------------------------------------------------
+
+
+def test_dropout_study(run_tiny: Callable[..., Result]) -> None:
+    small = ("--epochs", "20", "--set", "images=60", "--set", "rates=0.0,0.5", "--set", "width=32")
+    result = run_tiny("dropout_study", *TINY, *small)
+    assert len(result.tables["rates"].rows) == 4
+    assert result.metrics["least_wrong_0.2_train_accuracy"] > 0.9, "it learns by heart"
+    assert result.metrics["least_wrong_0.2_gap"] > 0.1
+    for wrong in ("0", "0.2"):
+        scores = {row[1]: row[4] for row in result.tables["rates"].rows if f"{row[0]:g}" == wrong}
+        assert scores[result.metrics[f"best_wrong_{wrong}_rate"]] == max(scores.values())
+
+
+def test_wrong_labels_are_wrong_and_as_many_as_asked_for() -> None:
+    x, y = np.zeros((50, 2)), np.arange(50) % 10
+    _, changed = dropout_study.with_wrong_labels((x, y), 0.2, 10, np.random.default_rng(0))
+    assert (changed != y).sum() == 10
+    assert changed.min() >= 0 and changed.max() < 10
+    np.testing.assert_array_equal(y, np.arange(50) % 10)
+
+
+# --- loss_landscape ----------------------------------------------------------------------
+
+
+def test_loss_landscape(run_tiny: Callable[..., Result]) -> None:
+    small = ("--epochs", "3", "--set", "points=4", "--set", "images=64", "--set", "depth=2")
+    result = run_tiny("loss_landscape", *TINY, *small, "--batch-size", "32")
+    assert result.arrays["plain"].shape == (1, 9, 9)
+    for name in loss_landscape.VIEWS:
+        assert result.metrics[f"{name}_rise"] > 0
+        assert result.arrays[name][0, 4, 4] == pytest.approx(result.metrics[f"{name}_loss"])
+
+
+def test_directions_are_as_long_as_the_weights_of_each_unit() -> None:
+    model = fully_connected_net([4, 8, 3], batchnorm=True, rng=np.random.default_rng(0))
+    directions = loss_landscape.filter_normalised(model, np.random.default_rng(1))
+    for parameter, along in zip(model.parameters(), directions):
+        if along.ndim == 2:
+            lengths = np.linalg.norm(parameter.value, axis=0)
+            np.testing.assert_allclose(np.linalg.norm(along, axis=0), lengths, rtol=1e-5)
+        else:
+            assert not along.any()
+
+
+def test_the_plane_does_not_depend_on_a_scale_that_does_not_matter() -> None:
+    """ReLU: a layer ten times larger and the next ten times smaller are the same function."""
+    rng = np.random.default_rng(0)
+    model = fully_connected_net([4, 8, 3], rng=rng, dtype=np.float64)
+    batch = rng.standard_normal((20, 4)), rng.integers(3, size=20)
+    span = np.linspace(-1, 1, 5)
+    planes = []
+    for factor in (1, 10):
+        first, last = model.layers[0], model.layers[2]
+        assert isinstance(first, Linear) and isinstance(last, Linear)
+        first.weight.value *= factor
+        last.weight.value /= factor
+        around = np.random.default_rng(1)
+        planes.append(loss_landscape.plane(model, batch, span, around, training=False))
+    np.testing.assert_allclose(planes[0], planes[1], rtol=1e-10)
+    assert planes[0][2, 2] == SoftmaxCrossEntropy()(model(batch[0]), batch[1])
+
+
+def test_mean_loss_by_distance() -> None:
+    span = np.linspace(-1, 1, 5)
+    distance, means = loss_landscape.by_distance(np.hypot(*np.meshgrid(span, span)), span)
+    np.testing.assert_allclose(distance, [0, 0.5, 1])
+    np.testing.assert_allclose(means, distance, atol=0.15)
