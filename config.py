@@ -29,8 +29,9 @@ def mode() -> str:
 
 # For every section its experiments, in the order in which they run. A setting is one value
 # for all modes, or three in round brackets: (QUICK, HYBRID, FULL). A list of values is
-# written in square brackets. `seconds` is what to expect on two cores; all the other
-# settings can be changed for one run: `python main.py xor --epochs 50 --set hidden=4`.
+# written in square brackets. `seconds` is what to expect on two cores (measured; for FULL
+# estimated from the number of steps). All the other settings can be changed for one run:
+# `python main.py xor --epochs 50 --set hidden=4`.
 # fmt: off
 BUDGETS: dict[int, dict[str, dict]] = {
     1: {
@@ -39,19 +40,19 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "seeds": 10, "samples": 10000,
         },
         "xor": {
-            "seconds": (1, 6, 6),
+            "seconds": (1, 5, 6),
             "seeds": (5, 20, 20), "epochs": (400, 600, 600), "hidden": [2, 4, 8],
             "batch_size": 4, "lr": 0.5,
         },
         "decision_boundaries": {
-            "seconds": (3, 12, 80),
-            "seeds": (2, 5, 20), "epochs": (60, 120, 200), "samples": 400,
-            "shapes": ["0", "4", "32", "32-32"], "batch_size": 32, "lr": 0.3,
+            "seconds": (3, 11, 80),
+            "seeds": (2, 3, 20), "epochs": (60, 120, 200), "samples": 400,
+            "shapes": (["0", "4", "32-32"], ["0", "4", "32", "32-32"], ["0", "4", "32", "32-32"]), "batch_size": 32, "lr": 0.3,
         },
         "universal_approximation": {
-            "seconds": (5, 19, 350),
-            "seeds": (2, 3, 10), "epochs": (100, 120, 500), "samples": 576,
-            "widths": ([2, 8, 16, 64], [2, 4, 8, 16, 32, 64], [2, 4, 8, 16, 32, 64]),
+            "seconds": (4, 16, 350),
+            "seeds": (2, 3, 10), "epochs": (80, 100, 500), "samples": 576,
+            "widths": ([2, 8, 64], [2, 4, 8, 16, 32, 64], [2, 4, 8, 16, 32, 64]),
             "targets": (
                 ["sines", "chirp", "step"],
                 ["sines", "bump", "chirp", "abs", "step"],
@@ -61,51 +62,52 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "batch_size": 32, "lr": 1.6,
         },
         "regression": {
-            "seconds": (3, 11, 100),
-            "seeds": (4, 6, 20), "epochs": (150, 300, 300),
+            "seconds": (3, 12, 100),
+            "seeds": (4, 4, 20), "epochs": (100, 300, 300),
             "samples": ([20, 80, 320], [20, 40, 80, 160, 320], [20, 80, 320, 1280]),
             "noise": 0.2, "hidden": 32, "batch_size": 32, "lr": 0.05,
         },
         "initialization": {
-            "seconds": (3, 20, 120),
+            "seconds": (3, 11, 120),
             "seeds": (2, 3, 5), "steps": (40, 80, 500), "depth": (10, 10, 20),
-            "width": (128, 256, 256), "samples": (1500, 10000, 60000),
+            "width": (64, 128, 256), "samples": (1500, 10000, 60000),
             "batch_size": (64, 128, 128), "lr": 0.02,
         },
         "activation_comparison": {
-            "seconds": (4, 60, 500),
-            "seeds": (2, 3, 10), "epochs": (12, 6, 20), "samples": (1500, 60000, 60000),
-            "batch_size": (128, 256, 256),
-            "lr": ([4.0, 0.5, 0.2, 0.2, 0.2], [8.0, 2.0, 0.5, 0.5, 0.5], [8.0, 2.0, 0.5, 0.5, 0.5]),
+            "seconds": (3, 62, 900),
+            "seeds": (2, 3, 10), "epochs": (10, 4, 20), "samples": (1500, 60000, 60000),
+            "batch_size": (128, 64, 64),
+            "lr": ([4.0, 0.5, 0.2, 0.2, 0.2], [4.0, 0.5, 0.25, 0.25, 0.25],
+                   [4.0, 0.5, 0.25, 0.25, 0.25]),
         },
         "loss_comparison": {
-            "seconds": (4, 35, 400),
-            "seeds": (2, 3, 10), "epochs": (12, 4, 20), "samples": (1500, 60000, 60000),
+            "seconds": (2, 29, 400),
+            "seeds": (2, 3, 10), "epochs": (10, 3, 20), "samples": (1500, 60000, 60000),
             "batch_size": (128, 256, 256),
             "lr": ([0.2, 0.2, 0.05, 1.0], [0.5, 0.5, 0.2, 4.0], [0.5, 0.5, 0.2, 4.0]),
         },
         "sanity_checks": {
-            "seconds": (2, 6, 30),
+            "seconds": (2, 8, 30),
             "seeds": (3, 5, 10), "epochs": (5, 2, 5), "samples": (1500, 20000, 60000),
             "steps": 200, "batch_size": 128, "lr": 0.05,
         },
         "fashion_mlp": {
-            "seconds": (1, 15, 200),
-            "seeds": (2, 3, 10), "epochs": (8, 5, 25), "samples": (4000, 60000, 60000),
+            "seconds": (2, 12, 200),
+            "seeds": (2, 3, 10), "epochs": (8, 4, 25), "samples": (4000, 60000, 60000),
             "batch_size": 128, "lr": 0.2,
         },
     },
     2: {
         "gradient_checking": {
-            "seconds": (4, 8, 40),
+            "seconds": (5, 10, 40),
             "seeds": (1, 2, 10), "directions": (5, 20, 50),
         },
         "optimizer_trajectories": {
-            "seconds": (6, 7, 14),
+            "seconds": (7, 8, 14),
             "seeds": (4, 10, 30), "steps": (300, 300, 1000),
         },
         "optimizer_comparison": {
-            "seconds": (7, 90, 800),
+            "seconds": (8, 140, 800),
             "seeds": (2, 3, 10), "epochs": (8, 5, 15), "samples": (1500, 60000, 60000),
             "batch_size": (64, 512, 512), "checks": (1, 4, 4),
             "hidden": ([64, 32], [256, 128], [256, 128]),
@@ -113,24 +115,24 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "toy_epochs": (15, 40, 100),
         },
         "lr_sensitivity": {
-            "seconds": (2, 35, 450),
+            "seconds": (2, 42, 450),
             "seeds": (1, 3, 5), "epochs": (2, 2, 4), "samples": (1000, 6000, 20000),
             "per_decade": (1, 3, 4), "batch_size": 64, "width": 64,
         },
         "lr_schedules": {
-            "seconds": (2, 22, 900),
+            "seconds": (2, 25, 900),
             "seeds": (2, 3, 10), "epochs": (3, 3, 10), "samples": (1500, 15000, 60000),
             "peaks": ([0.01, 0.03, 0.1], [0.02, 0.05, 0.1, 0.2], [0.01, 0.02, 0.05, 0.1, 0.2]),
             "checks": (1, 2, 2),
             "batch_size": 128, "width": 64,
         },
         "gradient_flow": {
-            "seconds": (2, 9, 60),
+            "seconds": (2, 8, 60),
             "seeds": (2, 5, 10), "depths": ([5, 20], [5, 10, 20], [5, 10, 20, 50]),
             "width": (64, 128, 256), "samples": (1500, 10000, 60000),
         },
         "batchnorm_study": {
-            "seconds": (2, 18, 1000),
+            "seconds": (4, 20, 1000),
             "seeds": (2, 3, 5), "epochs": (4, 3, 15), "samples": (1500, 10000, 60000),
             "depth": 3, "width": 100, "batch_size": (64, 128, 128),
             "lr": ([0.03, 0.3, 3.0], [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0],
@@ -139,7 +141,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "common_lr": 0.03,
         },
         "dropout_study": {
-            "seconds": (2, 15, 1200),
+            "seconds": (3, 18, 1200),
             "seeds": (2, 3, 10), "epochs": (20, 30, 100), "samples": (1500, 10000, 10000),
             "images": (200, 1000, 1000), "width": (128, 128, 512), "batch_size": (50, 100, 100),
             "wrong": [0.0, 0.2],
@@ -147,7 +149,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "lr": 0.002,
         },
         "loss_landscape": {
-            "seconds": (2, 10, 300),
+            "seconds": (3, 12, 300),
             "seeds": (2, 3, 5), "epochs": (6, 4, 15), "samples": (1500, 10000, 60000),
             "depth": (4, 4, 8), "width": (32, 64, 128), "batch_size": (64, 128, 128), "lr": 0.1,
             "points": (8, 12, 25), "images": (256, 512, 2048),

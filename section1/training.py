@@ -80,6 +80,7 @@ class Replica(NamedTuple):
     model: Layer
     loss: Loss
     parameters: list[Parameter]
+    random_layers: list[Layer]
 
 
 class TrainingStep:
@@ -107,11 +108,12 @@ class TrainingStep:
             self._add_replica()
 
         def work(number: int, rows: slice) -> tuple[float, float]:
-            model, loss, parameters = self.replicas[number]
+            model, loss, parameters, random_layers = self.replicas[number]
             share = (rows.stop - rows.start) / len(x)
             for parameter in parameters:
                 parameter.zero_grad()
-            model.reseed(self.optimizer.steps, number)
+            for layer in random_layers:
+                layer.reseed(self.optimizer.steps, number)
             prediction = model.forward(x[rows])
             value = loss.forward(prediction, y[rows])
             gradient = loss.backward()
@@ -132,17 +134,19 @@ class TrainingStep:
         replica = self.model.replica(share_gradients=not self.replicas)
         replica.train()
         replica.skip_input_gradient()
-        self.replicas.append(Replica(replica, copy.deepcopy(self.loss), replica.parameters()))
+        random_layers = [
+            layer for layer in replica.modules() if type(layer).reseed is not Layer.reseed
+        ]
+        self.replicas.append(
+            Replica(replica, copy.deepcopy(self.loss), replica.parameters(), random_layers)
+        )
 
     def _add_gradients(self, count: int) -> None:
-        totals, *others = (replica.parameters for replica in self.replicas[:count])
-
-        def add(total: Parameter, *parts: Parameter) -> None:
-            for part in parts:
-                total.grad += part.grad
-
-        if others:
-            self.workers.map(add, totals, *others)
+        """The sum of the replicas' gradients, always in the same order."""
+        total, *others = (replica.parameters for replica in self.replicas[:count])
+        for other in others:
+            for mine, its in zip(total, other):
+                mine.grad += its.grad
 
 
 def shuffled(data: Batch, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:

@@ -1,9 +1,9 @@
 """How much does the choice of activation matter for a small MLP on MNIST?
 
 The same network, 784-256-128-10, is trained with five activations by plain gradient
-descent. A learning rate that suits one starves or blows up another, so each has its own, found
-by trials with other seeds: of the powers of two at which no trial failed, the one with the
-best validation accuracy. The ReLU family starts from He's weights, the others from Xavier's.
+descent. A learning rate that suits one activation starves or blows up another, so each has
+its own: the best on validation data of three powers of two around it, on other seeds than
+those here. Where it pays to start also differs: He for the ReLU family, Xavier for the others.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from utils.experiments.results import Curve, write_files
 # Okabe and Ito (2008): told apart by readers with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 MARKERS = "osD^vPX*"
-DPI = 130
+DPI = 110
 GIF_DPI, GIF_FRAME, GIF_PAUSE = 80, 130, 2000  # dots an inch; milliseconds
 
 
