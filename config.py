@@ -47,7 +47,8 @@ BUDGETS: dict[int, dict[str, dict]] = {
         "decision_boundaries": {
             "seconds": (3, 11, 80),
             "seeds": (2, 3, 20), "epochs": (60, 120, 200), "samples": 400,
-            "shapes": (["0", "4", "32-32"], ["0", "4", "32", "32-32"], ["0", "4", "32", "32-32"]), "batch_size": 32, "lr": 0.3,
+            "shapes": (["0", "4", "32-32"], ["0", "4", "32", "32-32"], ["0", "4", "32", "32-32"]),
+            "batch_size": 32, "lr": 0.3,
         },
         "universal_approximation": {
             "seconds": (4, 16, 350),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.utils.data.helpers import (
     mnist_files,
     write,
 )
-from utils.data import NAMES, DataError, Dataset, TextData, data_folder, load
+from utils.data import NAMES, DataError, Dataset, TextData, data_folder, disk, load
 from utils.data.sources import CIFAR10, CIFAR100, MNIST, SOURCES, TINY_SHAKESPEARE
 
 
@@ -181,22 +180,18 @@ def test_importing_is_light() -> None:
 
 @pytest.mark.realdata
 @pytest.mark.parametrize(
-    ("name", "shape", "train", "test", "seconds"),
+    ("name", "shape", "train", "test"),
     [
-        ("mnist", (28, 28, 1), 60_000, 10_000, 2),
-        ("fashion_mnist", (28, 28, 1), 60_000, 10_000, 3),
-        ("cifar10", (32, 32, 3), 50_000, 10_000, 10),
-        ("cifar100", (32, 32, 3), 50_000, 10_000, 10),
+        ("mnist", (28, 28, 1), 60_000, 10_000),
+        ("fashion_mnist", (28, 28, 1), 60_000, 10_000),
+        ("cifar10", (32, 32, 3), 50_000, 10_000),
+        ("cifar100", (32, 32, 3), 50_000, 10_000),
     ],
 )
-def test_real_images(
-    real_data: Path, name: str, shape: tuple, train: int, test: int, seconds: float
-) -> None:
-    if not (real_data / SOURCES[name].folder).exists():
+def test_real_images(real_data: Path, name: str, shape: tuple, train: int, test: int) -> None:
+    if not disk.find(SOURCES[name], real_data):
         pytest.skip(f"needs {SOURCES[name].title}")
-    start = time.perf_counter()
     data = load(name, "auto", root=real_data)
-    assert time.perf_counter() - start < seconds
     assert isinstance(data, Dataset)
     assert data.provenance in ("official", "unverified copy")
     assert data.train_x.shape == (train, *shape)
