@@ -150,12 +150,18 @@ class TrainingStep:
 
 
 def shuffled(data: Batch, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches of (x, y) in a new random order of the rows."""
+    """Batches of (x, y) in a new random order of the rows.
+
+    The last batch has what is left over; a single row joins the batch before it, for alone
+    it would weigh as much as a whole batch, and batch norm could not use it.
+    """
     x, y = data
     order = rng.permutation(len(x))
-    for start in range(0, len(x), batch_size):
-        rows = order[start : start + batch_size]
-        yield x[rows], y[rows]
+    lone = 1 if batch_size > 1 else 0
+    start = 0
+    for end in (*range(batch_size, len(x) - lone, batch_size), len(x)):
+        yield x[order[start:end]], y[order[start:end]]
+        start = end
 
 
 def fit(

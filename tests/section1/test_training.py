@@ -294,6 +294,25 @@ def test_every_row_comes_once_an_epoch_in_a_new_order() -> None:
     assert len({frozenset(epoch[0][0].tolist()) for epoch in epochs}) == 3
 
 
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "sizes"),
+    [
+        (8, 4, [4, 4]),
+        (9, 4, [4, 5]),  # a row is not left alone
+        (10, 4, [4, 4, 2]),
+        (3, 4, [3]),
+        (5, 4, [5]),
+        (1, 4, [1]),
+        (3, 1, [1, 1, 1]),
+    ],
+)
+def test_sizes_of_batches(rows: int, batch_size: int, sizes: list[int]) -> None:
+    x = np.arange(rows)
+    batches = [batch for batch, _ in shuffled((x, x), batch_size, np.random.default_rng(0))]
+    assert [len(batch) for batch in batches] == sizes
+    assert sorted(np.concatenate(batches)) == list(range(rows))
+
+
 @pytest.mark.parametrize(("rows", "at_most"), [(1, 8), (8, 8), (9, 8), (100, 7), (64, 1)])
 def test_micro_batches_cover_all_rows_evenly(rows: int, at_most: int) -> None:
     cuts = micro_batches(rows, at_most)
