@@ -10,7 +10,7 @@ import numpy as np
 from section1.parallel import Workers
 from section1.parameter import Parameter
 
-PIECE = 65_536  # elements a piece: a quarter of a megabyte of float32, so that a few fit in cache
+PIECE = 131_072  # elements a piece: half a megabyte of float32, so that a few arrays fit in cache
 MANY = 500_000  # elements; one thread is done with fewer before others have woken up
 
 Piece = tuple[np.ndarray, ...]
