@@ -76,11 +76,14 @@ def check_writable(folder: Path) -> None:
 
 def kept(run: Run, resume: bool) -> Outcome | None:
     """The saved result where it is to be kept instead of running again, else None."""
+    folder = run.settings.folder(run.experiment)
     try:
-        saved = results.load(run.settings.folder(run.experiment))
+        saved = results.load(folder)
     except UserError:
         return None
     if resume and saved.info.get("settings") == settings_of(run):
+        if not all((folder / name).exists() for name in saved.info.get("figures", ["none yet"])):
+            draw(run.experiment, saved, folder)
         return Outcome(run.experiment, saved, note="done before with the same settings: kept")
     mode = saved.info.get("settings", {}).get("mode")
     if mode in config.MODES and config.MODES.index(mode) > config.MODES.index(run.settings.mode):
@@ -143,16 +146,23 @@ def compute(run: Run) -> Result:
 
 
 def draw(experiment: Experiment, result: Result, folder: Path) -> None:
-    """Replace figures and animations in `folder` by those that the experiment draws."""
+    """Replace the figures in `folder` by those that the experiment draws from its result.
+
+    Their names, in order, go into the result last: so it tells whether all have been drawn.
+    """
     from utils.output import plots
 
     with plots.style():
         figures = experiment.module().draw(result)
-        written = {
+        written = [
             plots.save(figure, folder / name, subtitle(result)) for name, figure in figures.items()
-        }
-    for old in {*folder.glob("*.png"), *folder.glob("*.gif")} - written:
+        ]
+    for old in {*folder.glob("*.png"), *folder.glob("*.gif")} - set(written):
         old.unlink()
+    names = [path.name for path in written]
+    if result.info.get("figures") != names:
+        result.info["figures"] = names
+        results.save(result, folder)
 
 
 def subtitle(result: Result) -> str:

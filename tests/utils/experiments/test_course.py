@@ -134,6 +134,15 @@ def test_resume_skips_what_is_done_with_the_same_settings(course: Course, tmp_pa
     assert modified(tmp_path) > first
 
 
+def test_resume_draws_what_was_not_yet_drawn(course: Course, tmp_path: Path) -> None:
+    assert course("good") == 0
+    assert record(tmp_path)["info"]["figures"] == ["loss.png"]
+    first, figure = modified(tmp_path), tmp_path / PLACE / "good" / "loss.png"
+    figure.unlink()
+    assert course("good", "--resume") == 0
+    assert figure.exists() and modified(tmp_path) == first
+
+
 def test_a_costlier_result_is_kept_unless_forced(course: Course, tmp_path: Path) -> None:
     assert course("good", "--mode", "full") == 0
     assert course("good", "--mode", "quick") == 0
@@ -226,7 +235,7 @@ def test_results_folder_that_cannot_be(
     assert (tmp_path / "out").read_text() == "a file where the folder should be"
 
 
-@pytest.mark.parametrize("full_after", range(1, 4))
+@pytest.mark.parametrize("full_after", range(1, 6))
 def test_full_disk_loses_nothing(
     course: Course,
     tmp_path: Path,
