@@ -12,7 +12,7 @@ HYBRID_MODE = False  # both False: FULL
 
 SEED = 0
 RESULTS_DIR = "results"
-DATA_DIR = "data"  # the environment variable COURSE_DATA_DIR wins over this
+DATA_DIR = "data"  # in this folder; the environment variable COURSE_DATA_DIR wins
 THREADS = None  # None: every core
 
 MODES = ("quick", "hybrid", "full")

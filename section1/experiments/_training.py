@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from section1.layer import Layer
 from section1.losses import Loss
 from section1.sgd import Optimizer
 from section1.training import Batch, History, evaluate, fit
+from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.run import Run
 
@@ -84,6 +85,17 @@ def rise_and_fall(peak: float, run: Run, rows: int) -> Callable[[int], float]:
         return peak * min(done / WARM_UP, (1 - done) / (1 - WARM_UP))
 
     return rate
+
+
+def one_for_each(names: Collection[str], rates: list[float]) -> list[float]:
+    """A learning rate for each name, from as many or from a single one for all.
+
+    Raises UserError for any other number of rates.
+    """
+    rates = rates * len(names) if len(rates) == 1 else rates
+    if len(rates) != len(names):
+        raise UserError(f"lr must be one number, or one for each of {', '.join(names)}")
+    return rates
 
 
 def mean_std(values: Iterable[float]) -> tuple[float, float]:

@@ -12,11 +12,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import account_of_errors, draw_errors, load_rows
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import mean_std, one_for_each, rise_and_fall, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
-from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -39,9 +38,7 @@ def level_with_best(scores: np.ndarray, names: list[str]) -> list[str]:
 
 def compute(run: Run) -> Result:
     budget = run.budget
-    rates = budget.lr * len(NAMES) if len(budget.lr) == 1 else budget.lr
-    if len(rates) != len(NAMES):
-        raise UserError(f"lr must be one number, or one for each of {', '.join(NAMES)}")
+    rates = one_for_each(NAMES, budget.lr)
     data = load_rows(run, "mnist")
     epochs = range(1, budget.epochs + 1)
     metrics, curves, rows, scores, runs_of = {}, {}, [], [], {}

@@ -15,13 +15,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import mean_std, one_for_each, rise_and_fall, train
 from section1.functions import softmax
 from section1.losses import Loss, MeanSquaredError, MulticlassHinge, SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
 from section1.training import Batch, accuracy, predict
-from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -67,9 +66,7 @@ def calibration_error(bins: np.ndarray) -> float:
 
 def compute(run: Run) -> Result:
     budget = run.budget
-    rates = budget.lr * len(NAMES) if len(budget.lr) == 1 else budget.lr
-    if len(rates) != len(NAMES):
-        raise UserError(f"lr must be one number, or one for each of {', '.join(NAMES)}")
+    rates = one_for_each(NAMES, budget.lr)
     data = load_rows(run, "mnist")
     classes, true = len(data.classes), data.test[1]
     metrics, curves, arrays, rows, scores = {}, {}, {}, [], []

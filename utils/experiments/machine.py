@@ -9,7 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from utils.experiments.registry import ROOT
+
 PACKAGES = ("numpy", "matplotlib", "scikit-learn", "torch", "torchvision")
 
 

@@ -137,6 +137,14 @@ def save(result: Result, folder: Path) -> None:
     write_files(files)
 
 
+def add_info(folder: Path, **facts: Any) -> None:
+    """Add to the `info` of a saved result; its arrays stay as they are."""
+    path = folder / "result.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["info"] |= facts
+    write_file(path, to_json(record))
+
+
 def load(folder: Path) -> Result:
     """Read back what `save` wrote. Raises UserError where it is missing or damaged."""
     path = folder / "result.json"

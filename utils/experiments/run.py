@@ -15,7 +15,7 @@ from utils.data import Dataset, TextData
 from utils.data import load as load_data
 from utils.experiments.budget import Budget
 from utils.experiments.progress import Progress
-from utils.experiments.registry import Experiment
+from utils.experiments.registry import ROOT, Experiment
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Run:
             name,
             policy=self.settings.data,
             download=self.settings.mode != "quick" or self.settings.data == "real",
-            root=os.environ.get("COURSE_DATA_DIR") or config.DATA_DIR,
+            root=os.environ.get("COURSE_DATA_DIR") or ROOT / config.DATA_DIR,
         )
         self.note_data(name, data.description, data.provenance)
         return data

@@ -161,8 +161,7 @@ def draw(experiment: Experiment, result: Result, folder: Path) -> None:
         old.unlink()
     names = [path.name for path in written]
     if result.info.get("figures") != names:
-        result.info["figures"] = names
-        results.save(result, folder)
+        results.add_info(folder, figures=names)
 
 
 def subtitle(result: Result) -> str:
