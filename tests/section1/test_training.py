@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from section1.parallel import Workers, available_threads, one_blas_thread
 from section1.sgd import SGD
 from section1.training import (
     Batch,
+    History,
     TrainingStep,
     accuracy,
     evaluate,
@@ -37,6 +39,19 @@ def new_model(dtype: type = np.float32) -> MLP:
     return MLP(SIZES, "tanh", rng=np.random.default_rng(2), dtype=dtype)
 
 
+def learn(
+    model: MLP,
+    data: Batch | Callable[[np.random.Generator], Iterator[Batch]],
+    lr: float = 0.1,
+    seed: int = 0,
+    **settings: Any,
+) -> History:
+    """`fit` by plain gradient descent on the cross-entropy; `settings` go to `fit`."""
+    optimizer = SGD(model.parameters(), lr)
+    rng = np.random.default_rng(seed)
+    return fit(model, SoftmaxCrossEntropy(), optimizer, data, rng=rng, **settings)
+
+
 def weights(model: MLP) -> list[np.ndarray]:
     return [parameter.value.copy() for parameter in model.parameters()]
 
@@ -52,16 +67,7 @@ def assert_same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> None:
 def test_fit_learns() -> None:
     x, y = problem()
     model = new_model()
-    history = fit(
-        model,
-        SoftmaxCrossEntropy(),
-        SGD(model.parameters(), 0.5),
-        (x, y),
-        epochs=30,
-        batch_size=20,
-        rng=np.random.default_rng(0),
-        validation=(x, y),
-    )
+    history = learn(model, (x, y), lr=0.5, epochs=30, batch_size=20, validation=(x, y))
     assert history.loss[-1] < 0.3 * history.loss[0] and history.val_metric[-1] > 0.95
     assert len(history.step_loss) == 300
     for column in (history.loss, history.metric, history.val_loss, history.seconds):
@@ -86,16 +92,7 @@ def test_steps_equal_those_of_pytorch() -> None:
             twin(torch.from_numpy(batch_x)), torch.from_numpy(batch_y)
         ).backward()
         optimizer.step()
-    fit(
-        model,
-        SoftmaxCrossEntropy(),
-        SGD(model.parameters(), 0.3),
-        (x, y),
-        epochs=1,
-        batch_size=64,
-        rng=np.random.default_rng(5),
-        micro_batch=10,
-    )
+    learn(model, (x, y), lr=0.3, epochs=1, batch_size=64, seed=5, micro_batch=10)
     for layer, weight, bias in zip(layers, weights(model)[::2], weights(model)[1::2]):
         np.testing.assert_allclose(weight, layer.weight.detach().numpy().T, atol=1e-12)
         np.testing.assert_allclose(bias, layer.bias.detach().numpy(), atol=1e-12)
@@ -123,17 +120,16 @@ def test_a_cut_batch_has_the_gradient_of_the_whole(loss: object, micro_batch: in
 
 def train(threads: int | None, seed: int = 3, rows: int = 300, **options: object) -> MLP:
     model = new_model()
-    fit(
+    learn(
         model,
-        SoftmaxCrossEntropy(),
-        SGD(model.parameters(), 0.2),
         problem(rows),
+        lr=0.2,
         epochs=3,
         batch_size=150,
-        rng=np.random.default_rng(seed),
+        seed=seed,
         micro_batch=32,
         threads=threads,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     return model
 
@@ -194,15 +190,7 @@ def test_data_may_be_a_function_that_yields_batches() -> None:
             yield x[10 * k : 10 * k + 10], y[10 * k : 10 * k + 10]
 
     model = new_model()
-    history = fit(
-        model,
-        SoftmaxCrossEntropy(),
-        SGD(model.parameters(), 0.1),
-        batches,
-        epochs=2,
-        batch_size=10,
-        rng=np.random.default_rng(0),
-    )
+    history = learn(model, batches, epochs=2, batch_size=10)
     assert len(history.step_loss) == len(seen) == 8
 
 
@@ -237,15 +225,7 @@ def test_a_loss_that_is_not_finite_stops_the_run() -> None:
     x[25] = np.nan
     model = new_model()
     with pytest.raises(FloatingPointError, match=r"nan in epoch 1, step \d, at learning rate 0.25"):
-        fit(
-            model,
-            SoftmaxCrossEntropy(),
-            SGD(model.parameters(), 0.25),
-            (x, y),
-            epochs=2,
-            batch_size=10,
-            rng=np.random.default_rng(0),
-        )
+        learn(model, (x, y), lr=0.25, epochs=2, batch_size=10)
 
 
 @pytest.mark.parametrize("setting", ["epochs", "batch_size", "micro_batch", "threads"])
@@ -253,14 +233,7 @@ def test_settings_below_one_are_refused(setting: str) -> None:
     model = new_model()
     settings = {"epochs": 1, "batch_size": 10, setting: 0}
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        fit(
-            model,
-            SoftmaxCrossEntropy(),
-            SGD(model.parameters(), 0.1),
-            problem(20),
-            rng=np.random.default_rng(0),
-            **settings,  # type: ignore[arg-type]
-        )
+        learn(model, problem(20), **settings)
 
 
 def test_inputs_and_targets_must_go_together() -> None:
@@ -268,15 +241,7 @@ def test_inputs_and_targets_must_go_together() -> None:
     x, y = problem(20)
     for data in ((x, y[:10]), (x[:0], y[:0])):
         with pytest.raises(ValueError, match="do not go with"):
-            fit(
-                model,
-                SoftmaxCrossEntropy(),
-                SGD(model.parameters(), 0.1),
-                data,
-                epochs=1,
-                batch_size=5,
-                rng=np.random.default_rng(0),
-            )
+            learn(model, data, epochs=1, batch_size=5)
 
 
 # --- the pieces -------------------------------------------------------------------------
