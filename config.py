@@ -156,5 +156,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "points": (8, 12, 25), "images": (256, 512, 2048),
         },
     },
+    3: {
+    },
 }
 # fmt: on

@@ -9,6 +9,7 @@ the gradient of every parameter w that it owns.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ class Layer:
     training: bool = True
     input_gradient: bool = True  # False: nobody reads dx, so a layer may return None
     whole_batch: bool = False  # True: the rows of a batch depend on each other
+    micro_batch: int = 128  # rows that are best computed at once; see `section1.training`
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         raise NotImplementedError
@@ -114,15 +116,16 @@ class Layer:
         """An uninitialised array to write a result into.
 
         It is a fresh one, so that what `forward` returned stays as it is; but a replica
-        (see below) hands out the same array at every step, because the first touch of
+        (see below) hands out the same memory at every step, because the first touch of
         fresh memory costs more than the arithmetic that follows.
         """
         if self._scratch is None:
             return np.empty(shape, dtype)
-        array = self._scratch.get(name)
-        if array is None or array.shape != shape or array.dtype != dtype:
-            array = self._scratch[name] = np.empty(shape, dtype)
-        return array
+        size = math.prod(shape)
+        memory = self._scratch.get(name)
+        if memory is None or memory.size < size or memory.dtype != dtype:
+            memory = self._scratch[name] = np.empty(size, dtype)
+        return memory[:size].reshape(shape)
 
     def replica(self, share_gradients: bool = False) -> Layer:
         """A copy for one worker: the same weights, but its own memory and gradients.
@@ -143,6 +146,11 @@ class Layer:
         for module in twin.modules():
             module._scratch = {}
         return twin
+
+    def share_scratch(self, twin: Layer) -> None:
+        """Write into the scratch arrays of another replica that never runs at the same time."""
+        for mine, its in zip(self.modules(), twin.modules()):
+            mine._scratch = its._scratch
 
     def skip_input_gradient(self) -> None:
         """Tell the first layer of a network that nobody will read its dx."""

@@ -5,8 +5,8 @@ For each batch: forward, loss, backward, update. `TrainingStep` does that for on
 
 To use every core, a batch is cut into micro-batches, each with a replica of the model.
 The loss is a mean over rows, so its gradient is the weighted sum of the micro-batches'
-gradients. The cut depends on the batch alone and the sum runs in a fixed order: the
-result is the same bit for bit on any number of threads.
+gradients. The cut depends on the model and the batch alone and the sum runs in a fixed
+order: the result is the same bit for bit on any number of threads.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 from section1 import checkpoint
 from section1.layer import Layer
 from section1.losses import Loss
+from section1.memory import GIGABYTE, bytes_per_row, usable_memory
 from section1.parallel import Workers, one_blas_thread
 from section1.parameter import Parameter
 from section1.sgd import Optimizer
@@ -31,7 +32,7 @@ from section1.sgd import Optimizer
 Batch = tuple[np.ndarray, np.ndarray]
 Metric = Callable[[np.ndarray, np.ndarray], float]
 
-MICRO_BATCH = 128  # rows; fewer would spend more on adding up gradients than threads save
+LANES = 8  # replicas, so gradients to add up; micro-batches beyond that take turns
 
 
 def accuracy(prediction: np.ndarray, target: np.ndarray) -> float:
@@ -74,8 +75,13 @@ def micro_batches(rows: int, at_most: int) -> list[slice]:
     return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
 
+def rows_at_once(model: Layer) -> int:
+    """The rows of a micro-batch: as few as the layer that wants fewest."""
+    return min(layer.micro_batch for layer in model.modules())
+
+
 class Replica(NamedTuple):
-    """What one micro-batch works with; see `Layer.replica`."""
+    """What one lane of micro-batches works with; see `Layer.replica`."""
 
     model: Layer
     loss: Loss
@@ -93,47 +99,71 @@ class TrainingStep:
         optimizer: Optimizer,
         workers: Workers,
         metric: Metric | None = None,
-        micro_batch: int = MICRO_BATCH,
+        micro_batch: int | None = None,
         on_gradients: Callable[[], object] | None = None,
+        memory: int | None = None,
     ):
         self.model, self.loss, self.optimizer, self.metric = model, loss, optimizer, metric
         self.workers, self.on_gradients = workers, on_gradients
-        needs_all = any(layer.whole_batch for layer in model.modules())
-        self.micro_batch: float = math.inf if needs_all else micro_batch
+        self.whole_batch = any(layer.whole_batch for layer in model.modules())
+        self.micro_batch = rows_at_once(model) if micro_batch is None else micro_batch
+        self.memory = usable_memory() if memory is None else memory
+        self.bytes_per_row = 0
         self.replicas: list[Replica] = []
 
     def __call__(self, x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-        cuts = micro_batches(len(x), int(min(self.micro_batch, len(x))))
-        while len(self.replicas) < len(cuts):
+        cuts = micro_batches(len(x), self._rows_that_fit(x))
+        lanes = min(LANES, len(cuts))
+        while len(self.replicas) < lanes:
             self._add_replica()
 
-        def work(number: int, rows: slice) -> tuple[float, float]:
-            model, loss, parameters, random_layers = self.replicas[number]
-            share = (rows.stop - rows.start) / len(x)
+        def work(lane: int) -> tuple[float, float]:
+            model, loss, parameters, random_layers = self.replicas[lane]
             for parameter in parameters:
                 parameter.zero_grad()
-            for layer in random_layers:
-                layer.reseed(self.optimizer.steps, number)
-            prediction = model.forward(x[rows])
-            value = loss.forward(prediction, y[rows])
-            gradient = loss.backward()
-            model.backward(gradient if share == 1 else gradient * share)
-            score = self.metric(prediction, y[rows]) if self.metric else math.nan
-            return value * share, score * share
+            value = score = 0.0
+            for number in range(lane, len(cuts), lanes):
+                for layer in random_layers:
+                    layer.reseed(self.optimizer.steps, number)
+                rows = cuts[number]
+                share = (rows.stop - rows.start) / len(x)
+                prediction = model.forward(x[rows])
+                value += loss.forward(prediction, y[rows]) * share
+                gradient = loss.backward()
+                model.backward(gradient if share == 1 else gradient * share)
+                score += (self.metric(prediction, y[rows]) if self.metric else math.nan) * share
+            return value, score
 
-        results = self.workers.map(work, range(len(cuts)), cuts)
-        self._add_gradients(len(cuts))
+        results = self.workers.map(work, range(lanes))
+        self._add_gradients(lanes)
         if self.on_gradients is not None:
             self.on_gradients()
         self.optimizer.step(self.workers)
         value, score = (sum(column) for column in zip(*results))
         return value, score
 
+    def _rows_that_fit(self, x: np.ndarray) -> int:
+        """How many rows are computed at once: fewer than usual where memory would run out."""
+        if not self.bytes_per_row:
+            self.bytes_per_row = bytes_per_row(self.model, x)
+        rows = self.memory // self.bytes_per_row
+        if not self.whole_batch:
+            return max(1, min(self.micro_batch, len(x), rows // LANES))
+        if rows < len(x):
+            raise ValueError(
+                f"a batch of {len(x)} rows needs {len(x) * self.bytes_per_row / GIGABYTE:.1f} GB "
+                f"of memory and may use {self.memory / GIGABYTE:.1f} GB; batch norm needs all of "
+                f"it at once, so take batches of at most {rows} rows"
+            )
+        return len(x)
+
     def _add_replica(self) -> None:
         """One more replica. The first adds into the model's own gradients."""
         replica = self.model.replica(share_gradients=not self.replicas)
         replica.train()
         replica.skip_input_gradient()
+        if len(self.replicas) >= self.workers.threads:  # this one's jobs come after that one's
+            replica.share_scratch(self.replicas[len(self.replicas) - self.workers.threads].model)
         random_layers = [
             layer for layer in replica.modules() if type(layer).reseed is not Layer.reseed
         ]
@@ -177,7 +207,8 @@ def fit(
     metric: Metric | None = accuracy,
     schedule: Callable[[int], float] | None = None,
     threads: int | None = None,
-    micro_batch: int = MICRO_BATCH,
+    micro_batch: int | None = None,
+    memory: int | None = None,
     on_gradients: Callable[[], object] | None = None,
     on_epoch: Callable[[History], None] | None = None,
     checkpoints: Path | None = None,
@@ -195,7 +226,9 @@ def fit(
             mean over rows; None for no metric.
         schedule: the learning rate as a function of the step number, from 0.
         threads: workers for micro-batches (default: every core); no effect on results.
-        micro_batch: most rows that a worker takes at once.
+        micro_batch: most rows that a worker takes at once (default: what the layers say).
+        memory: bytes that activations may take (default: half of the machine's memory); a batch
+            that needs more is cut into smaller micro-batches.
         on_gradients: called between backward and update, to clip gradients or look at them.
         on_epoch: called with the history after each epoch.
         checkpoints: a folder for `last.npz`, written after every epoch, and `best.npz`, the
@@ -203,7 +236,8 @@ def fit(
         resume: go on from `last.npz` where there is one; the end is the same bit for bit as
             that of a run that was not interrupted.
 
-    Raises ValueError for settings out of range and for a checkpoint that does not fit, and
+    Raises ValueError for settings out of range, for a checkpoint that does not fit, and for a
+    batch that cannot be cut (batch norm) and does not fit into memory; and
     FloatingPointError as soon as the loss is not a finite number; the checkpoints then are
     those of the last epoch that went well.
     """
@@ -212,7 +246,7 @@ def fit(
         ("batch_size", batch_size),
         ("micro_batch", micro_batch),
     ):
-        if number < 1:
+        if number is not None and number < 1:
             raise ValueError(f"{name} must be at least 1, got {number}")
     if isinstance(data, tuple) and not len(data[0]) == len(data[1]) > 0:
         raise ValueError(f"{len(data[0])} inputs do not go with {len(data[1])} targets")
@@ -224,7 +258,9 @@ def fit(
         history = History(**checkpoint.load(checkpoints / "last.npz", model, optimizer, rng))
     start = time.perf_counter() - sum(history.seconds[-1:])
     with Workers(threads) as workers, one_blas_thread():
-        step = TrainingStep(model, loss, optimizer, workers, metric, micro_batch, on_gradients)
+        step = TrainingStep(
+            model, loss, optimizer, workers, metric, micro_batch, on_gradients, memory
+        )
         for epoch in range(len(history.loss), epochs):
             batches = data(rng) if callable(data) else shuffled(data, batch_size, rng)
             total_loss = total_metric = rows = 0.0
@@ -298,7 +334,7 @@ def _in_eval_mode(model: Layer, workers: Workers, function: Callable, rows: int)
     modes = [(layer, layer.training) for layer in model.modules()]
     model.eval()
     try:
-        return workers.map(function, micro_batches(rows, MICRO_BATCH))
+        return workers.map(function, micro_batches(rows, rows_at_once(model)))
     finally:
         for layer, mode in modes:
             layer.training = mode

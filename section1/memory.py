@@ -1,0 +1,44 @@
+"""How much memory a training step will take, before it takes it.
+
+A step that does not fit into memory does not fail: the machine writes memory out to disk and
+goes on a thousand times slower. So a batch is cut into pieces that fit.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from pathlib import Path
+
+import numpy as np
+
+from section1.layer import Layer
+
+GIGABYTE = 2**30
+UNKNOWN = 4 * GIGABYTE  # where the system does not tell
+
+
+def usable_memory() -> int:
+    """Bytes that training may use: half of what this machine, or this container, has."""
+    sizes = []
+    if hasattr(os, "sysconf"):
+        sizes.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        sizes.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such file, or "max" in it: no limit of a container
+        pass
+    return min(sizes, default=2 * UNKNOWN) // 2
+
+
+def bytes_per_row(model: Layer, x: np.ndarray) -> int:
+    """What a replica of `model` keeps for one row of x in forward and backward, in bytes.
+
+    Measured on two rows with a copy of the model, whose scratch arrays are then counted.
+    """
+    twin = copy.deepcopy(model).replica()
+    twin.train()
+    rows = np.concatenate([x[:1], x[-1:]])
+    y = twin.forward(rows)
+    twin.backward(np.zeros_like(y))
+    arrays = [a for module in twin.modules() for a in (module._scratch or {}).values()]
+    return (rows.nbytes + y.nbytes + sum(array.nbytes for array in arrays)) // len(rows)

@@ -1,0 +1,4 @@
+"""Section 3, convolutional networks in NumPy. Read the files in this order:
+
+im2col, naive, conv, pooling, flatten, batchnorm, residual, models, receptive_field, visualize.
+"""

@@ -1,0 +1,106 @@
+"""A convolution and the max-pool after it as one layer: the same numbers, sooner.
+
+A pool compares neighbours, and neighbours do not lie side by side in memory: many short
+jumps cost more than the comparison itself. But a matrix product can give its rows in any
+order. So the windows are first sorted by their place in the pool: all that come first in
+their pool, then all that come second, ... Then the pool is the largest of a few long arrays.
+And as max(a + b) = max(a) + b, the bias is added after the pool, to fewer numbers.
+
+`fused(model)` gives a network with the parameters of `model` itself: train the one, look at
+the other. `conv.py` and `pooling.py` are the explanation, and the tests hold all of them to it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from section1.functions import as_float
+from section1.layer import Layer
+from section1.network import Sequential
+from section3.conv import Conv2D, add_bias, by_group
+from section3.pooling import MaxPool2D
+
+
+class ConvMaxPool2D(Conv2D):
+    """y = MaxPool2D(Conv2D(x)), for a pool whose windows lie side by side without padding.
+
+    It shares the parameters of `conv`. Shapes, errors and ties are those of the two layers,
+    with P x Q for the pool: x (N, H, W, C), y (N, OH // P, OW // Q, F).
+    """
+
+    def __init__(self, conv: Conv2D, pool: MaxPool2D):
+        vars(self).update(vars(conv))
+        self.pool = pool.kernel
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        (oh, ow), (p, q) = self._output_size(x), self.pool
+        if oh < p or ow < q:
+            raise ValueError(f"{self}: its output of {oh}x{ow} holds no pool of {p}x{q}")
+        oh, ow = oh // p, ow // q
+        x = as_float(x)
+        dtype = np.result_type(x, self.weight.value)
+        largest = self.scratch("largest", (len(x), oh, ow, self.filters), dtype)
+        w = by_group(self.weight.value, self.groups)  # (G, KH*KW*C/G, F/G)
+        pools = []
+        for images, view in self._windows(x, self.padding, self.stride):
+            view = view[:, : oh * p, : ow * q].reshape(-1, oh, p, ow, q, *view.shape[3:])
+            view = view.transpose(2, 4, 0, 1, 3, 5, 6, 7, 8)  # (P, Q, n, OH, OW, KH, KW, G, C/G)
+            columns = self._columns(view, "columns" if self._gathers() else f"columns {images}")
+            places = self.scratch(f"places {images}", (p * q, *largest[images].shape), dtype)
+            np.matmul(columns, w, out=by_group(places, self.groups))  # (G, P*Q*n*OH*OW, F/G)
+            np.maximum.reduce(places, axis=0, out=largest[images])
+            pools.append((images, places, columns))
+        self.remember(x, largest, pools)
+        y = self.scratch("y", largest.shape, dtype)
+        return add_bias(largest, self.bias, out=y)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
+        x, largest, pools = self.recall()
+        self._bias_gradient(dy)
+        n, oh, ow, f = dy.shape
+        p, q = self.pool
+        if self.input_gradient:  # dL/d(conv's output), zero where no pool reaches
+            dconv = self.scratch("dconv", (n, *self._output_size(x), f), dy.dtype)
+            dconv[:, oh * p :] = dconv[:, :, ow * q :] = 0
+        for images, places, columns in pools:
+            dplaces = self._winners(places, largest[images], dy[images])  # (P*Q, n, OH, OW, F)
+            if not self._gathers():
+                self._weight_gradient(columns, dplaces)
+            if self.input_gradient:
+                target = dconv[images, : oh * p, : ow * q].reshape(-1, oh, p, ow, q, f)
+                target = target.transpose(2, 4, 0, 1, 3, 5)  # (P, Q, n, OH, OW, F)
+                np.copyto(target, dplaces.reshape(target.shape))
+        if not self.input_gradient:
+            return None
+        return self._gather(x, dconv) if self._gathers() else self._scatter(x, dconv)
+
+    def _gathers(self) -> bool:
+        """Whether backward makes dW from the windows of dy, and needs no columns of x."""
+        return self.input_gradient and self.stride == (1, 1)
+
+    def _winners(self, places: np.ndarray, largest: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        """dy at the first place that is the largest of its pool, and 0 at the others."""
+        won = self.scratch(f"won {len(dy)}", places.shape, bool)
+        np.equal(places, largest, out=won)
+        taken = won[0].copy()
+        for others in won[1:]:  # where several are equal, the first one wins
+            np.greater(others, taken, out=others)  # true and not taken
+            taken |= others
+        dplaces = self.scratch(f"dplaces {len(dy)}", places.shape, dy.dtype)
+        return np.multiply(won, dy, out=dplaces)
+
+
+def fused(model: Sequential) -> Sequential:
+    """A network that computes what `model` does, with the same parameters, sooner.
+
+    Where a Conv2D is followed by a MaxPool2D, a ConvMaxPool2D takes their place; all other
+    layers are those of `model` itself.
+    """
+    layers: list[Layer] = []
+    for layer in model.layers:
+        before = layers[-1] if layers else None
+        if type(before) is Conv2D and isinstance(layer, MaxPool2D) and layer.side_by_side:
+            layers[-1] = ConvMaxPool2D(before, layer)
+        else:
+            layers.append(fused(layer) if type(layer) is Sequential else layer)
+    return Sequential(*layers)
