@@ -8,12 +8,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from section1.parallel import Workers, one_blas_thread
+
 
 @dataclass
 class Comparison:
     """Milliseconds a call, and their ratio: below 1 this code is the faster one.
 
-    `low` and `high` are the quartiles of the ratio over the rounds.
+    `low` and `high` are the quartiles of the ratio over the rounds; `gflop` is the work of a
+    call in 10^9 additions and multiplications of its matrix products, where that is known.
     """
 
     ours_ms: float
@@ -21,6 +24,11 @@ class Comparison:
     ratio: float
     low: float
     high: float
+    gflop: float | None = None
+
+    @property
+    def gflop_per_second(self) -> float:
+        return self.gflop / self.ours_ms * 1e3 if self.gflop else float("nan")
 
 
 def milliseconds(function: Callable[[], object], calls: int) -> float:
@@ -57,3 +65,12 @@ def compare(
     low, ratio, high = np.percentile(times[:, 0] / times[:, 1], (25, 50, 75))
     ours_ms, torch_ms = np.median(times, axis=0)
     return Comparison(float(ours_ms), float(torch_ms), float(ratio), float(low), float(high))
+
+
+def gemm_peak(threads: int, size: int = 1024) -> float:
+    """10^9 operations a second in the largest products of float32 matrices, on some threads."""
+    rng = np.random.default_rng(0)
+    pairs = rng.random((threads, 2, size, size), np.float32)
+    with Workers(threads) as workers, one_blas_thread():
+        times = [milliseconds(lambda: workers.map(np.matmul, *zip(*pairs)), 1) for _ in range(15)]
+    return threads * 2 * size**3 / np.median(times[5:]) / 1e6

@@ -95,6 +95,7 @@ class Layer:
 
     _memory: Any = None
     _scratch: dict[str, np.ndarray] | None = None
+    _workspace: dict[str, np.ndarray] | None = None
 
     def remember(self, *arrays: Any) -> None:
         """Keep what `backward` needs; one set only, that of the last training forward."""
@@ -119,13 +120,14 @@ class Layer:
         (see below) hands out the same memory at every step, because the first touch of
         fresh memory costs more than the arithmetic that follows.
         """
-        if self._scratch is None:
-            return np.empty(shape, dtype)
-        size = math.prod(shape)
-        memory = self._scratch.get(name)
-        if memory is None or memory.size < size or memory.dtype != dtype:
-            memory = self._scratch[name] = np.empty(size, dtype)
-        return memory[:size].reshape(shape)
+        return array_from(self._scratch, name, shape, dtype)
+
+    def workspace(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """Like `scratch`, for what is used up before forward or backward returns.
+
+        All layers of a replica use the same memory, which so stays in cache.
+        """
+        return array_from(self._workspace, name, shape, dtype)
 
     def replica(self, share_gradients: bool = False) -> Layer:
         """A copy for one worker: the same weights, but its own memory and gradients.
@@ -143,15 +145,29 @@ class Layer:
         for module in self.modules():  # what was remembered belongs to the original
             memo[id(module._memory)] = None
         twin = copy.deepcopy(self, memo)
+        workspace: dict[str, np.ndarray] = {}
         for module in twin.modules():
-            module._scratch = {}
+            module._scratch, module._workspace = {}, workspace
         return twin
 
     def share_scratch(self, twin: Layer) -> None:
-        """Write into the scratch arrays of another replica that never runs at the same time."""
+        """Write into the arrays of another replica that never runs at the same time."""
         for mine, its in zip(self.modules(), twin.modules()):
-            mine._scratch = its._scratch
+            mine._scratch, mine._workspace = its._scratch, its._workspace
 
     def skip_input_gradient(self) -> None:
         """Tell the first layer of a network that nobody will read its dx."""
         self.input_gradient = False
+
+
+def array_from(
+    memory: dict[str, np.ndarray] | None, name: str, shape: tuple[int, ...], dtype: Any
+) -> np.ndarray:
+    """An uninitialised array: a fresh one, or part of the longest that had this name before."""
+    if memory is None:
+        return np.empty(shape, dtype)
+    size = math.prod(shape)
+    array = memory.get(name)
+    if array is None or array.size < size or array.dtype != dtype:
+        array = memory[name] = np.empty(size, dtype)
+    return array[:size].reshape(shape)

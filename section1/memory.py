@@ -40,5 +40,6 @@ def bytes_per_row(model: Layer, x: np.ndarray) -> int:
     rows = np.concatenate([x[:1], x[-1:]])
     y = twin.forward(rows)
     twin.backward(np.zeros_like(y))
-    arrays = [a for module in twin.modules() for a in (module._scratch or {}).values()]
-    return (rows.nbytes + y.nbytes + sum(array.nbytes for array in arrays)) // len(rows)
+    memories = [twin._workspace, *(module._scratch for module in twin.modules())]
+    kept = sum(array.nbytes for memory in memories for array in (memory or {}).values())
+    return (rows.nbytes + y.nbytes + kept) // len(rows)

@@ -6,7 +6,8 @@ For each batch: forward, loss, backward, update. `TrainingStep` does that for on
 To use every core, a batch is cut into micro-batches, each with a replica of the model.
 The loss is a mean over rows, so its gradient is the weighted sum of the micro-batches'
 gradients. The cut depends on the model and the batch alone and the sum runs in a fixed
-order: the result is the same bit for bit on any number of threads.
+order: the result is the same bit for bit on any number of threads. Where batch norm needs all
+rows, only the layers between are cut (`row_parallel.py`).
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from section1.losses import Loss
 from section1.memory import GIGABYTE, bytes_per_row, usable_memory
 from section1.parallel import Workers, one_blas_thread
 from section1.parameter import Parameter
+from section1.row_parallel import needs_whole_batch, row_parallel
 from section1.sgd import Optimizer
 
 Batch = tuple[np.ndarray, np.ndarray]
@@ -105,7 +107,7 @@ class TrainingStep:
     ):
         self.model, self.loss, self.optimizer, self.metric = model, loss, optimizer, metric
         self.workers, self.on_gradients = workers, on_gradients
-        self.whole_batch = any(layer.whole_batch for layer in model.modules())
+        self.whole_batch = needs_whole_batch(model)
         self.micro_batch = rows_at_once(model) if micro_batch is None else micro_batch
         self.memory = usable_memory() if memory is None else memory
         self.bytes_per_row = 0
@@ -157,11 +159,17 @@ class TrainingStep:
             )
         return len(x)
 
+    def _lanes(self, rows: int) -> list[slice]:
+        """How the layers between batch norms share out the rows of a batch."""
+        return micro_batches(rows, max(self.micro_batch, math.ceil(rows / LANES)))
+
     def _add_replica(self) -> None:
         """One more replica. The first adds into the model's own gradients."""
         replica = self.model.replica(share_gradients=not self.replicas)
         replica.train()
         replica.skip_input_gradient()
+        if self.whole_batch:
+            replica = row_parallel(replica, self.workers, self._lanes)
         if len(self.replicas) >= self.workers.threads:  # this one's jobs come after that one's
             replica.share_scratch(self.replicas[len(self.replicas) - self.workers.threads].model)
         random_layers = [

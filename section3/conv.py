@@ -125,7 +125,7 @@ class Conv2D(Layer):
 
     def _weight_gradient(self, columns: np.ndarray, dy: np.ndarray) -> None:
         """dW += columns^T dy, for columns (G, M, KH*KW*C/G) and dy of M places."""
-        dw = self.scratch("dw", self.weight.value.shape, dy.dtype)
+        dw = self.workspace("dw", self.weight.value.shape, dy.dtype)
         dys = by_group(dy, self.groups)  # (G, M, F/G)
         np.matmul(columns.transpose(0, 2, 1), dys, out=by_group(dw, self.groups))
         self.weight.accumulate(np.positive, dw)
@@ -136,7 +136,7 @@ class Conv2D(Layer):
         dx = self.scratch("dx", x.shape, dy.dtype)
         turned = self.weight.value[::-1, ::-1].reshape(kh, kw, c // g, g, f // g)
         turned = turned.transpose(3, 0, 1, 4, 2).reshape(g, -1, c // g)  # (G, KH*KW*F/G, C/G)
-        dw = Parameter(self.scratch("dw", (g, c // g, kh * kw * (f // g)), dy.dtype))
+        dw = Parameter(self.workspace("dw", (g, c // g, kh * kw * (f // g)), dy.dtype))
         ph, pw = (d * (k - 1) - p for d, k, p in zip(self.dilation, self.kernel, self.padding))
         for images, view in self._windows(dy, (ph, pw), (1, 1)):
             columns = self._columns(view)  # (G, M, KH*KW*F/G)
@@ -174,15 +174,17 @@ class Conv2D(Layer):
         self, x: np.ndarray, padding: Pair, stride: Pair
     ) -> Iterator[tuple[slice, np.ndarray]]:
         """Views (n, OH, OW, KH, KW, G, C/G) of the windows of n images at a time, and which."""
-        if padding != (0, 0):
-            (n, h, w, c), (ph, pw) = x.shape, padding
-            shape = n, h + 2 * ph, w + 2 * pw, c
-            x = pad(x, padding, out=self.scratch(f"padded {shape}", shape, x.dtype))
-        view = windows(split(x, self.groups), self.kernel, stride, self.dilation)
-        for images in slices(len(x), math.prod(view.shape[1:])):
-            yield images, view[images]
+        (n, h, w, c), (ph, pw) = x.shape, padding
+        oh, ow = output_size((h, w), self.kernel, stride, padding, self.dilation)
+        each = oh * ow * max(math.prod(self.kernel) * c, self.channels, self.filters)
+        for images in slices(n, each):
+            part = x[images]
+            if padding != (0, 0):
+                padded = self.workspace("padded", (len(part), h + 2 * ph, w + 2 * pw, c), x.dtype)
+                part = pad(part, padding, out=padded)
+            yield images, windows(split(part, self.groups), self.kernel, stride, self.dilation)
 
-    def _columns(self, view: np.ndarray, name: str = "columns") -> np.ndarray:
+    def _columns(self, view: np.ndarray, keep_as: str = "") -> np.ndarray:
         """Windows (..., KH, KW, G, C/G) as rows of a matrix for each group: (G, M, KH*KW*C/G).
 
         Where the runs that can be copied at once, KW*C/G elements, are short, the matrix is
@@ -197,7 +199,10 @@ class Conv2D(Layer):
             view = view.transpose(k + 2, *range(k), k, k + 1, k + 3)  # (G, ..., KH, KW, C/G)
         else:
             view = view.transpose(k + 2, k, k + 1, k + 3, *range(k))  # (G, KH, KW, C/G, ...)
-        columns = self.scratch(f"{name} {view.size}", view.shape, view.dtype)
+        if keep_as:
+            columns = self.scratch(keep_as, view.shape, view.dtype)
+        else:
+            columns = self.workspace("columns", view.shape, view.dtype)
         np.copyto(columns, view)
         if by_rows:
             return columns.reshape(g, -1, kh * kw * c)

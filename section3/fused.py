@@ -38,32 +38,32 @@ class ConvMaxPool2D(Conv2D):
             raise ValueError(f"{self}: its output of {oh}x{ow} holds no pool of {p}x{q}")
         oh, ow = oh // p, ow // q
         x = as_float(x)
-        dtype = np.result_type(x, self.weight.value)
-        largest = self.scratch("largest", (len(x), oh, ow, self.filters), dtype)
+        y = self.scratch("y", (len(x), oh, ow, self.filters), np.result_type(x, self.weight.value))
         w = by_group(self.weight.value, self.groups)  # (G, KH*KW*C/G, F/G)
         pools = []
         for images, view in self._windows(x, self.padding, self.stride):
             view = view[:, : oh * p, : ow * q].reshape(-1, oh, p, ow, q, *view.shape[3:])
             view = view.transpose(2, 4, 0, 1, 3, 5, 6, 7, 8)  # (P, Q, n, OH, OW, KH, KW, G, C/G)
-            columns = self._columns(view, "columns" if self._gathers() else f"columns {images}")
-            places = self.scratch(f"places {images}", (p * q, *largest[images].shape), dtype)
+            columns = self._columns(view, "" if self._gathers() else f"columns {images}")
+            places = self.workspace("places", (p * q, *y[images].shape), y.dtype)
             np.matmul(columns, w, out=by_group(places, self.groups))  # (G, P*Q*n*OH*OW, F/G)
-            np.maximum.reduce(places, axis=0, out=largest[images])
-            pools.append((images, places, columns))
-        self.remember(x, largest, pools)
-        y = self.scratch("y", largest.shape, dtype)
-        return add_bias(largest, self.bias, out=y)
+            np.maximum.reduce(places, axis=0, out=y[images])
+            if self.training:
+                pools.append((images, columns, self._winners(places, y[images], f"won {images}")))
+        self.remember(x, pools)
+        return add_bias(y, self.bias, out=y)
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        x, largest, pools = self.recall()
+        x, pools = self.recall()
         self._bias_gradient(dy)
         n, oh, ow, f = dy.shape
         p, q = self.pool
         if self.input_gradient:  # dL/d(conv's output), zero where no pool reaches
-            dconv = self.scratch("dconv", (n, *self._output_size(x), f), dy.dtype)
+            dconv = self.workspace("dconv", (n, *self._output_size(x), f), dy.dtype)
             dconv[:, oh * p :] = dconv[:, :, ow * q :] = 0
-        for images, places, columns in pools:
-            dplaces = self._winners(places, largest[images], dy[images])  # (P*Q, n, OH, OW, F)
+        for images, columns, won in pools:
+            dplaces = self.workspace("places", won.shape, dy.dtype)  # (P*Q, n, OH, OW, F)
+            np.multiply(won, dy[images], out=dplaces)
             if not self._gathers():
                 self._weight_gradient(columns, dplaces)
             if self.input_gradient:
@@ -74,20 +74,18 @@ class ConvMaxPool2D(Conv2D):
             return None
         return self._gather(x, dconv) if self._gathers() else self._scatter(x, dconv)
 
+    def _winners(self, places: np.ndarray, largest: np.ndarray, name: str) -> np.ndarray:
+        """Which place (P*Q, n, OH, OW, F) is the largest of its pool: of several the first."""
+        won = np.equal(places, largest, out=self.scratch(name, places.shape, bool))
+        taken = won[0].copy()
+        for others in won[1:]:
+            np.greater(others, taken, out=others)  # true and not taken
+            taken |= others
+        return won
+
     def _gathers(self) -> bool:
         """Whether backward makes dW from the windows of dy, and needs no columns of x."""
         return self.input_gradient and self.stride == (1, 1)
-
-    def _winners(self, places: np.ndarray, largest: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """dy at the first place that is the largest of its pool, and 0 at the others."""
-        won = self.scratch(f"won {len(dy)}", places.shape, bool)
-        np.equal(places, largest, out=won)
-        taken = won[0].copy()
-        for others in won[1:]:  # where several are equal, the first one wins
-            np.greater(others, taken, out=others)  # true and not taken
-            taken |= others
-        dplaces = self.scratch(f"dplaces {len(dy)}", places.shape, dy.dtype)
-        return np.multiply(won, dy, out=dplaces)
 
 
 def fused(model: Sequential) -> Sequential:

@@ -15,6 +15,7 @@ from section1.mlp import MLP
 from section1.parallel import Workers, available_threads, one_blas_thread
 from section1.sgd import SGD
 from section1.training import (
+    LANES,
     Batch,
     History,
     TrainingStep,
@@ -164,7 +165,72 @@ def test_a_layer_that_needs_the_whole_batch_gets_it() -> None:
             model, SoftmaxCrossEntropy(), SGD(model.parameters(), 0.1), workers, None, 8
         )
         step(x, y)
-    assert seen == [64]
+    assert seen == [2, 64]  # two rows to measure how much memory a row takes, then the batch
+
+
+class Watched(Activation):
+    """y = x, which wants few rows at once, and notes what it is given."""
+
+    micro_batch = 9
+    rows: list[int] = []
+    numbers: list[tuple[int, ...]] = []
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.rows.append(len(x))
+        return x
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        return dy
+
+    def reseed(self, *numbers: int) -> None:
+        self.numbers.append(numbers)
+
+
+def watched_step(rows: int, micro_batch: int | None, memory: int | None = None) -> TrainingStep:
+    """A step on so many rows, whose cut `Watched` has seen; and the same uncut, to compare."""
+    Watched.rows, Watched.numbers = [], []
+    x, y = problem(rows, np.float64)
+    loss, model = SoftmaxCrossEntropy(), MLP(
+        SIZES, Watched(), rng=np.random.default_rng(0), dtype=np.float64
+    )  # fmt: skip
+    value = loss.forward(model(x), y)
+    model.backward(loss.backward())
+    expected, score = [parameter.grad.copy() for parameter in model.parameters()], model(x)
+    Watched.rows.clear()
+    with Workers(2) as workers:
+        optimizer = SGD(model.parameters(), 0.0)
+        step = TrainingStep(model, loss, optimizer, workers, accuracy, micro_batch, memory=memory)
+        assert step(x, y) == pytest.approx((value, accuracy(score, y)), rel=1e-12)
+    for parameter, grad in zip(model.parameters(), expected):
+        np.testing.assert_allclose(parameter.grad, grad, rtol=0, atol=1e-13)
+    assert Watched.rows.pop(0) == 2  # to measure how much memory a row takes
+    assert sum(Watched.rows) == rows
+    assert len(step.replicas) == min(LANES, len(Watched.rows))
+    return step
+
+
+@pytest.mark.parametrize(
+    ("micro_batch", "sizes"), [(None, {8, 9}), (50, {50}), (1, {1}), (6, {5, 6})]
+)
+@pytest.mark.parametrize("rows", [50, 100])
+def test_a_batch_is_cut_as_the_layers_like_it(
+    micro_batch: int | None, sizes: set[int], rows: int
+) -> None:
+    watched_step(rows, micro_batch)
+    assert set(Watched.rows) == sizes
+
+
+def test_more_micro_batches_than_lanes_take_turns() -> None:
+    watched_step(100, 3)
+    assert len(Watched.rows) == 34 > 4 * LANES
+    assert sorted(Watched.numbers) == [(0, number) for number in range(34)]  # each has its own
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_cut_further() -> None:
+    row = watched_step(50, None).bytes_per_row
+    for fitting, sizes in ((LANES * 5, {5}), (LANES * 2 - 1, {1}), (0, {1})):
+        watched_step(50, None, memory=fitting * row)
+        assert set(Watched.rows) == sizes
 
 
 def test_schedule_sees_every_step_from_zero() -> None:

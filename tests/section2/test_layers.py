@@ -249,7 +249,8 @@ def test_threads_do_not_change_what_is_dropped() -> None:
 def test_every_micro_batch_of_every_step_has_its_own_mask() -> None:
     Spy.seen = []
     train_with_dropout(1, Spy)
-    assert len(Spy.seen) == len(set(Spy.seen)) == 2 * 2 * 4
+    once_for_memory = 1  # two rows that tell how much memory a row takes
+    assert len(Spy.seen) == len(set(Spy.seen)) == 2 * 2 * 4 + once_for_memory
 
 
 # --- the network -------------------------------------------------------------------------

@@ -64,6 +64,26 @@ def describe() -> dict[str, object]:
     }
 
 
+def blas() -> str:
+    """The library behind NumPy's matrix products, and for which processor its code was written.
+
+    That need not be this one: an unknown processor gets what runs everywhere, and the
+    environment variable OPENBLAS_CORETYPE decides over both.
+    """
+    import numpy  # noqa: F401 - loads the library that is looked for
+    from threadpoolctl import threadpool_info
+
+    libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    if not libraries:
+        return "unknown library"
+    library = min(libraries, key=lambda lib: "numpy" not in lib["filepath"])
+    text = f"{library['internal_api']} {library['version']}"
+    if "architecture" in library:
+        text += f", code for {library['architecture']}"
+    forced = os.environ.get("OPENBLAS_CORETYPE")
+    return text + (f" (set by OPENBLAS_CORETYPE={forced})" if forced else "")
+
+
 def reset_peak_memory() -> None:
     """Start measuring the peak anew. Linux only; elsewhere the peak is of the whole process."""
     try:
