@@ -30,16 +30,18 @@ def usable_memory() -> int:
     return min(sizes, default=2 * UNKNOWN) // 2
 
 
-def bytes_per_row(model: Layer, x: np.ndarray) -> int:
+def bytes_per_row(model: Layer, x: np.ndarray, rows: int = 2) -> int:
     """What a replica of `model` keeps for one row of x in forward and backward, in bytes.
 
-    Measured on two rows with a copy of the model, whose scratch arrays are then counted.
+    Measured on `rows` rows with a copy of the model, whose scratch arrays are then counted. As
+    some of them serve several rows in turn, more rows give a lower and better estimate.
     """
     twin = copy.deepcopy(model).replica()
     twin.train()
-    rows = np.concatenate([x[:1], x[-1:]])
-    y = twin.forward(rows)
+    twin.skip_input_gradient()
+    part = x[np.arange(rows) % len(x)]
+    y = twin.forward(part)
     twin.backward(np.zeros_like(y))
     memories = [twin._workspace, *(module._scratch for module in twin.modules())]
     kept = sum(array.nbytes for memory in memories for array in (memory or {}).values())
-    return (rows.nbytes + y.nbytes + kept) // len(rows)
+    return (part.nbytes + y.nbytes + kept) // rows

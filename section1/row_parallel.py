@@ -76,7 +76,11 @@ def row_parallel(layer: Layer, workers: Workers, cut: Cut) -> Layer:
     The replica itself is changed, and must not be used any more.
     """
     if not needs_whole_batch(layer):
-        return RowParallel(layer, workers, cut) if layer.parameters() else layer
+        if not layer.parameters():
+            return layer
+        parallel = RowParallel(layer, workers, cut)
+        parallel._scratch = {}  # the joined parts, too, are written to the same memory every time
+        return parallel
     if isinstance(layer, Sequential):
         parts: list[Layer] = []
         for whole, run in groupby(layer.layers, needs_whole_batch):

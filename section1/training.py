@@ -110,6 +110,7 @@ class TrainingStep:
         self.whole_batch = needs_whole_batch(model)
         self.micro_batch = rows_at_once(model) if micro_batch is None else micro_batch
         self.memory = usable_memory() if memory is None else memory
+        self.measured: tuple[int, ...] | None = None  # the shape of a row
         self.bytes_per_row = 0
         self.replicas: list[Replica] = []
 
@@ -146,8 +147,13 @@ class TrainingStep:
 
     def _rows_that_fit(self, x: np.ndarray) -> int:
         """How many rows are computed at once: fewer than usual where memory would run out."""
-        if not self.bytes_per_row:
-            self.bytes_per_row = bytes_per_row(self.model, x)
+        if self.measured != x.shape[1:]:
+            self.measured, self.bytes_per_row = x.shape[1:], bytes_per_row(self.model, x)
+            wanted = len(x) if self.whole_batch else LANES * min(self.micro_batch, len(x))
+            if wanted * self.bytes_per_row > self.memory:  # so look closer
+                few = min(self.micro_batch, self.memory // (4 * self.bytes_per_row))
+                if few > 2:
+                    self.bytes_per_row = bytes_per_row(self.model, x, few)
         rows = self.memory // self.bytes_per_row
         if not self.whole_batch:
             return max(1, min(self.micro_batch, len(x), rows // LANES))

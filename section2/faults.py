@@ -1,12 +1,13 @@
 """Gradients that are wrong on purpose: a check that lets one of them pass proves nothing.
 
 Each fault is one that people have shipped. `Faulty` and `FaultyLoss` put it into a layer or
-a loss that is right.
+a loss that is right; `Miswritten` is for the mistakes that only one kind of layer can make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from section1.layer import Layer
 from section1.losses import Loss
 
 Fault = Callable[[np.ndarray], np.ndarray]
+Mistake = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]  # (layer, x, dy) -> dx
 
 
 def one_element(gradient: np.ndarray) -> np.ndarray:
@@ -49,6 +51,23 @@ class Faulty(Layer):
         parameter = self.parameters()[self.number]
         parameter.grad = self.fault(parameter.grad)
         return dx
+
+
+class Miswritten(Layer):
+    """`layer` with `mistake` for its backward pass: a function of the layer, x and dy.
+
+    When it is called, `layer` has just seen x, and its `backward` is still right.
+    """
+
+    def __init__(self, layer: Layer, mistake: Mistake):
+        self.layer, self.mistake = layer, mistake
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        self.remember(x)
+        return self.layer.forward(x)
+
+    def backward(self, dy: np.ndarray) -> np.ndarray:
+        return self.mistake(self.layer, self.recall(), dy)
 
 
 class FaultyLoss(Loss):

@@ -73,8 +73,8 @@ class Conv2D(Layer):
         dtype: Any = np.float32,
     ):
         self.channels, self.filters, self.groups = channels, filters, groups
-        self.kernel, self.stride = pair(kernel, "kernel"), pair(stride, "stride")
-        self.dilation = pair(dilation, "dilation")
+        self.kernel, self.stride = pair(kernel, "Conv2D kernel"), pair(stride, "Conv2D stride")
+        self.dilation = pair(dilation, "Conv2D dilation")
         if min(channels, filters, groups) < 1:
             raise ValueError(f"{self}: channels, filters and groups must be at least 1")
         if channels % groups or filters % groups:
@@ -89,7 +89,7 @@ class Conv2D(Layer):
             padding = dh * (kh - 1) // 2, dw * (kw - 1) // 2
         elif isinstance(padding, str):
             raise ValueError(f'{self}: padding must be numbers or "same", got {padding!r}')
-        self.padding = pair(padding, "padding", least=0)
+        self.padding = pair(padding, "Conv2D padding", least=0)
         shape = (*self.kernel, channels // groups, filters)
         self.weight = Parameter(initialize(init, shape, rng, dtype))
         self.bias = Parameter(np.zeros(filters, dtype)) if bias else None
@@ -112,7 +112,7 @@ class Conv2D(Layer):
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x = self.recall()
         self._bias_gradient(dy)
-        if self.input_gradient and self.stride == (1, 1):
+        if self._gathers():
             return self._gather(x, dy)
         for images, view in self._windows(x, self.padding, self.stride):
             self._weight_gradient(self._columns(view), dy[images])
@@ -130,20 +130,28 @@ class Conv2D(Layer):
         np.matmul(columns.transpose(0, 2, 1), dys, out=by_group(dw, self.groups))
         self.weight.accumulate(np.positive, dw)
 
+    def _gathers(self) -> bool:
+        """Whether backward copies windows of dy, for dx and dW; else those of x, for dW alone.
+
+        Only at stride 1 is dx a convolution, and the windows of many filters are a large copy.
+        """
+        return self.input_gradient and self.stride == (1, 1) and 4 * self.channels >= self.filters
+
     def _gather(self, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         """dW and dx at stride 1: a pixel collects from the windows that it lay in."""
         (kh, kw), g, c, f = self.kernel, self.groups, self.channels, self.filters
         dx = self.scratch("dx", x.shape, dy.dtype)
         turned = self.weight.value[::-1, ::-1].reshape(kh, kw, c // g, g, f // g)
         turned = turned.transpose(3, 0, 1, 4, 2).reshape(g, -1, c // g)  # (G, KH*KW*F/G, C/G)
-        dw = Parameter(self.workspace("dw", (g, c // g, kh * kw * (f // g)), dy.dtype))
+        dw, part = self.workspace("dw", (2, g, c // g, kh * kw * (f // g)), dy.dtype)
+        dw.fill(0)
         ph, pw = (d * (k - 1) - p for d, k, p in zip(self.dilation, self.kernel, self.padding))
         for images, view in self._windows(dy, (ph, pw), (1, 1)):
             columns = self._columns(view)  # (G, M, KH*KW*F/G)
             np.matmul(columns, turned, out=by_group(dx[images], g))  # (G, M, C/G)
             xs = by_group(x[images], g).transpose(0, 2, 1)  # (G, C/G, M)
-            dw.accumulate(np.matmul, xs, columns)  # (G, C/G, KH*KW*F/G)
-        back = dw.grad.reshape(g, c // g, kh, kw, f // g)[:, :, ::-1, ::-1]
+            dw += np.matmul(xs, columns, out=part)  # (G, C/G, KH*KW*F/G)
+        back = dw.reshape(g, c // g, kh, kw, f // g)[:, :, ::-1, ::-1]
         back = back.transpose(2, 3, 1, 0, 4)  # (KH, KW, C/G, G, F/G)
         self.weight.accumulate(np.positive, back.reshape(self.weight.value.shape))
         return dx
@@ -191,7 +199,7 @@ class Conv2D(Layer):
         stored by columns: then a run is as long as a row of the image.
         """
         *places, kh, kw, g, c = view.shape
-        if (kh, kw) == (1, 1):  # every pixel is a window, and may be there already as a row
+        if (kh, kw) == (1, 1) and not keep_as:  # every pixel is a window, and is there as a row
             return by_group(view.reshape(*places, g * c), g)
         k = len(places)
         by_rows = kw * c >= SHORT

@@ -29,7 +29,7 @@ class ConvMaxPool2D(Conv2D):
     """
 
     def __init__(self, conv: Conv2D, pool: MaxPool2D):
-        vars(self).update(vars(conv))
+        vars(self).update((k, v) for k, v in vars(conv).items() if not k.startswith("_"))
         self.pool = pool.kernel
 
     def forward(self, x: np.ndarray) -> np.ndarray:
@@ -41,15 +41,16 @@ class ConvMaxPool2D(Conv2D):
         y = self.scratch("y", (len(x), oh, ow, self.filters), np.result_type(x, self.weight.value))
         w = by_group(self.weight.value, self.groups)  # (G, KH*KW*C/G, F/G)
         pools = []
-        for images, view in self._windows(x, self.padding, self.stride):
+        for k, (images, view) in enumerate(self._windows(x, self.padding, self.stride)):
             view = view[:, : oh * p, : ow * q].reshape(-1, oh, p, ow, q, *view.shape[3:])
             view = view.transpose(2, 4, 0, 1, 3, 5, 6, 7, 8)  # (P, Q, n, OH, OW, KH, KW, G, C/G)
-            columns = self._columns(view, "" if self._gathers() else f"columns {images}")
+            columns = self._columns(view, "" if self._gathers() else f"columns {k}")
             places = self.workspace("places", (p * q, *y[images].shape), y.dtype)
             np.matmul(columns, w, out=by_group(places, self.groups))  # (G, P*Q*n*OH*OW, F/G)
             np.maximum.reduce(places, axis=0, out=y[images])
             if self.training:
-                pools.append((images, columns, self._winners(places, y[images], f"won {images}")))
+                won = self._winners(places, y[images], f"won {k}")
+                pools.append((images, None if self._gathers() else columns, won))
         self.remember(x, pools)
         return add_bias(y, self.bias, out=y)
 
@@ -64,7 +65,7 @@ class ConvMaxPool2D(Conv2D):
         for images, columns, won in pools:
             dplaces = self.workspace("places", won.shape, dy.dtype)  # (P*Q, n, OH, OW, F)
             np.multiply(won, dy[images], out=dplaces)
-            if not self._gathers():
+            if columns is not None:
                 self._weight_gradient(columns, dplaces)
             if self.input_gradient:
                 target = dconv[images, : oh * p, : ow * q].reshape(-1, oh, p, ow, q, f)
@@ -82,10 +83,6 @@ class ConvMaxPool2D(Conv2D):
             np.greater(others, taken, out=others)  # true and not taken
             taken |= others
         return won
-
-    def _gathers(self) -> bool:
-        """Whether backward makes dW from the windows of dy, and needs no columns of x."""
-        return self.input_gradient and self.stride == (1, 1)
 
 
 def fused(model: Sequential) -> Sequential:

@@ -23,7 +23,7 @@ def pair(value: int | Pair, name: str, least: int = 1) -> Pair:
 
     Raises ValueError for anything but whole numbers of at least `least`.
     """
-    both = (value, value) if isinstance(value, (int, np.integer)) else tuple(value)
+    both = value if isinstance(value, (tuple, list)) else (value, value)
     if len(both) != 2 or not all(isinstance(k, (int, np.integer)) and k >= least for k in both):
         raise ValueError(
             f"{name} must be one or two whole numbers of at least {least}, got {value}"

@@ -47,9 +47,12 @@ def mnist_cnn(
         batchnorm: normalise before every ReLU. The layers before it have no bias then.
         dropout: chance that a unit before each linear layer is dropped.
 
-    Raises ValueError where the image is too small for that many pools.
+    Raises ValueError where the image is too small for that many pools, and for no convolutions.
     """
-    h, w, channels = shape
+    if convolutions < 1:
+        raise ValueError(f"mnist_cnn needs a convolution before each pool, got {convolutions}")
+    h, w = halved(shape, len(filters))
+    channels = shape[2]
     layers: list[Layer] = []
     settings: dict[str, Any] = {"bias": not batchnorm, "rng": rng, "dtype": dtype}
     for count in filters:
@@ -61,9 +64,6 @@ def mnist_cnn(
             if batchnorm:
                 layers.append(BatchNorm2D(count, dtype=dtype))
             layers.append(ReLU())
-        h, w = h // 2, w // 2
-    if min(h, w) < 1:
-        raise ValueError(f"images of {shape[0]}x{shape[1]} cannot be halved {len(filters)} times")
     layers.append(Flatten())
     features = h * w * channels
     if hidden:
@@ -111,15 +111,16 @@ def three_layer_cnn(
 ) -> Sequential:
     """One convolution that keeps the size, 2x2 max-pool, ReLU, and two linear layers.
 
+    Raises ValueError where the image is too small for the pool.
     Source: the second assignment of the Stanford course CS231n, "ThreeLayerConvNet".
     """
-    h, w, channels = shape
+    h, w = halved(shape, 1)
     return Sequential(
-        Conv2D(channels, filters, kernel, padding="same", rng=rng, dtype=dtype),
+        Conv2D(shape[2], filters, kernel, padding="same", rng=rng, dtype=dtype),
         MaxPool2D(2),
         ReLU(),
         Flatten(),
-        Linear(h // 2 * (w // 2) * filters, hidden, rng=rng, dtype=dtype),
+        Linear(h * w * filters, hidden, rng=rng, dtype=dtype),
         ReLU(),
         Linear(hidden, classes, init="xavier_uniform", rng=rng, dtype=dtype),
     )
@@ -158,3 +159,11 @@ def numpy_resnet(
         Linear(before, classes, init="xavier_uniform", rng=rng, dtype=dtype),
     ]
     return Sequential(*layers)
+
+
+def halved(shape: Shape, times: int) -> tuple[int, int]:
+    """(H, W) of an image after so many 2x2 pools."""
+    h, w = shape[0] >> times, shape[1] >> times
+    if min(h, w) < 1:
+        raise ValueError(f"images of {shape[0]}x{shape[1]} cannot be halved {times} times")
+    return h, w

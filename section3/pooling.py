@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from section1.functions import as_float
 from section1.layer import Layer
 from section3.im2col import Pair, output_size, pad, pair
 
@@ -29,9 +30,10 @@ class Pool2D(Layer):
     def __init__(
         self, kernel: int | Pair = 2, *, stride: int | Pair | None = None, padding: int | Pair = 0
     ):
-        self.kernel = pair(kernel, "kernel")
-        self.stride = self.kernel if stride is None else pair(stride, "stride")
-        self.padding = pair(padding, "padding", least=0)
+        name = type(self).__name__
+        self.kernel = pair(kernel, f"{name} kernel")
+        self.stride = self.kernel if stride is None else pair(stride, f"{name} stride")
+        self.padding = pair(padding, f"{name} padding", least=0)
         if any(2 * p > k for p, k in zip(self.padding, self.kernel)):
             raise ValueError(f"{self}: padding may be at most half a window, got {self.padding}")
 
@@ -51,6 +53,7 @@ class Pool2D(Layer):
             size = output_size(x.shape[1:3], self.kernel, self.stride, self.padding, (1, 1))
         except ValueError as error:
             raise ValueError(f"{self}: {error}") from None
+        x = as_float(x)
         if self.padding != (0, 0):
             (n, h, w, c), (ph, pw) = x.shape, self.padding
             x = pad(x, (ph, pw), fill, self.scratch("x", (n, h + 2 * ph, w + 2 * pw, c), x.dtype))

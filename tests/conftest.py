@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import main
 from utils.experiments import registry, results
 from utils.experiments.results import Result
+
+torch.set_num_threads(1)  # for arrays as small as here, more would only wait for each other
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,6 @@ import config
 from benchmarks import __main__ as benchmarks_main
 from benchmarks import cnn, conv, mlp, optimizers, timing
 from section1.parallel import Workers, available_threads
-
-
-@pytest.fixture(autouse=True)
-def one_torch_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -46,6 +37,7 @@ def test_a_benchmark_writes_what_it_measured(
     monkeypatch.setattr("sys.argv", ["benchmarks", name])
     monkeypatch.setattr(conv, "CASES", conv.CASES[:2])
     assert benchmarks_main.main() == 0
+    torch.set_num_threads(1)
     record = json.loads((tmp_path / "benchmarks" / f"{name}.json").read_text())
     assert {row["threads"] for row in record["rows"]} == {1, available_threads()}
     assert all(row["ratio"] == 0.5 for row in record["rows"])

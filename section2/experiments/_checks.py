@@ -1,8 +1,9 @@
 """Of every layer and loss an example, for its gradient to be checked, and some whole networks.
 
 The examples of sections 1 and 2 are here. A later section N has a file
-`sectionN/experiments/_checks.py` with tables of the same names, `EXAMPLES`, `ABSTRACT` and
-`MODELS`, and an experiment that calls `account` and `draw_account` of `_account.py`.
+`sectionN/experiments/_checks.py` with tables of the same names, `EXAMPLES`, `ABSTRACT`,
+`MISTAKES` and `MODELS`, and an experiment that calls `account` and `draw_account` of
+`_account.py`.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ from section1.linear import Linear
 from section1.losses import Loss
 from section1.mlp import MLP
 from section1.network import Sequential
+from section1.parallel import Workers
+from section1.row_parallel import RowParallel
+from section1.training import micro_batches
 from section2.batchnorm import BatchNorm1D
 from section2.dropout import Dropout
-from section2.faults import Faulty, FaultyLoss
+from section2.faults import Faulty, FaultyLoss, Mistake, Miswritten
 from section2.layernorm import LayerNorm
 from section2.models import fully_connected_net
 
@@ -40,12 +44,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Model:
-    """A whole network in float64 with its loss, an input and a target."""
+    """A whole network in float64 with its loss, an input and a target.
+
+    `sample` elements of each array are looked at one by one where a fault is planted; the random
+    directions go through all of them anyway.
+    """
 
     make: Callable[[Random], Sequential]
     loss: Loss
     x: Callable[[Random], np.ndarray]
     target: Callable[[Random], np.ndarray]
+    sample: int = 10
 
 
 def normal(*shape: int) -> Callable[[Random], np.ndarray]:
@@ -116,6 +125,15 @@ EXAMPLES: dict[type, list[Example]] = {
             normal(4, 5),
         )
     ],
+    RowParallel: [
+        Example(
+            lambda rng: RowParallel(
+                Linear(5, 3, rng=rng, dtype=F64).replica(),
+                Workers(1), cut=lambda rows: micro_batches(rows, 2),
+            ),
+            normal(5, 5),
+        )
+    ],
     MLP: [
         Example(lambda rng: MLP([3, 4, 2], "tanh", rng=rng, dtype=F64), normal(4, 3)),
         Example(lambda rng: MLP([3, 4, 3, 2], "relu", rng=rng, dtype=F64), normal(4, 3)),
@@ -149,7 +167,10 @@ ABSTRACT: dict[type, str] = {
     activations.SelfGate: "the base class of y = x P(x)",
     Faulty: "wrong on purpose",
     FaultyLoss: "wrong on purpose",
+    Miswritten: "wrong on purpose",
 }
+
+MISTAKES: dict[str, tuple[tuple[type, ...], Mistake]] = {}  # name: the layers that can make it
 
 MODELS: dict[str, Model] = {
     "MLP, tanh, cross-entropy": Model(

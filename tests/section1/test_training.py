@@ -188,7 +188,6 @@ class Watched(Activation):
 
 def watched_step(rows: int, micro_batch: int | None, memory: int | None = None) -> TrainingStep:
     """A step on so many rows, whose cut `Watched` has seen; and the same uncut, to compare."""
-    Watched.rows, Watched.numbers = [], []
     x, y = problem(rows, np.float64)
     loss, model = SoftmaxCrossEntropy(), MLP(
         SIZES, Watched(), rng=np.random.default_rng(0), dtype=np.float64
@@ -196,14 +195,14 @@ def watched_step(rows: int, micro_batch: int | None, memory: int | None = None) 
     value = loss.forward(model(x), y)
     model.backward(loss.backward())
     expected, score = [parameter.grad.copy() for parameter in model.parameters()], model(x)
-    Watched.rows.clear()
     with Workers(2) as workers:
         optimizer = SGD(model.parameters(), 0.0)
         step = TrainingStep(model, loss, optimizer, workers, accuracy, micro_batch, memory=memory)
-        assert step(x, y) == pytest.approx((value, accuracy(score, y)), rel=1e-12)
+        for _ in range(2):
+            Watched.rows, Watched.numbers = [], []  # the first step also measures what a row takes
+            assert step(x, y) == pytest.approx((value, accuracy(score, y)), rel=1e-12)
     for parameter, grad in zip(model.parameters(), expected):
         np.testing.assert_allclose(parameter.grad, grad, rtol=0, atol=1e-13)
-    assert Watched.rows.pop(0) == 2  # to measure how much memory a row takes
     assert sum(Watched.rows) == rows
     assert len(step.replicas) == min(LANES, len(Watched.rows))
     return step
@@ -223,7 +222,7 @@ def test_a_batch_is_cut_as_the_layers_like_it(
 def test_more_micro_batches_than_lanes_take_turns() -> None:
     watched_step(100, 3)
     assert len(Watched.rows) == 34 > 4 * LANES
-    assert sorted(Watched.numbers) == [(0, number) for number in range(34)]  # each has its own
+    assert sorted(Watched.numbers) == [(1, number) for number in range(34)]  # each has its own
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_cut_further() -> None:

@@ -203,7 +203,7 @@ def print_summary(outcomes: list[Outcome]) -> None:
     if not outcomes:
         return
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
-    print(f"\n{'experiment':<24}{'headline':<34}{'time':>8}  data\n{'-' * width}")
+    print(f"\n{'experiment':<26}{'headline':<34}{'time':>8}  data\n{'-' * width}")
     for outcome in outcomes:
         name, result = outcome.experiment.name, outcome.result
         if result is None:
@@ -213,5 +213,5 @@ def print_summary(outcomes: list[Outcome]) -> None:
             seconds = f"{result.info['seconds']:.1f} s"
             data = "; ".join(used["description"] for used in result.info["data"].values())
             words = result.answer
-        print(f"{name:<24}{headline:<34}{seconds:>8}  {data}")
+        print(f"{name:<26}{headline:<34}{seconds:>8}  {data}")
         print(textwrap.fill(words, width, initial_indent="    ", subsequent_indent="    "))
