@@ -157,6 +157,65 @@ BUDGETS: dict[int, dict[str, dict]] = {
         },
     },
     3: {
+        "cnn_gradient_checking": {
+            "seconds": (5, 9, 40),
+            "seeds": (1, 2, 10),
+        },
+        "convolution_speed": {
+            "seconds": (6, 20, 100),
+            "rounds": (5, 9, 31), "sizes": ([4, 8, 16, 32], [4, 8, 16, 32, 64],
+                                             [4, 8, 16, 32, 64, 128]),
+            "loops_up_to": (8, 16, 32), "images": (8, 32, 32), "block_ms": (1.0, 3.0, 6.0),
+        },
+        "mnist_cnn": {
+            "seconds": (6, 140, 800),
+            "seeds": 1, "epochs": (14, 12, 16), "samples": (3000, 60000, 60000),
+            "filters": ([16, 32], [32, 64], [16, 32, 64]), "convolutions": (1, 1, 2),
+            "batchnorm": (False, False, True), "hidden": 128, "dropout": (0.25, 0.3, 0.4),
+            "batch_size": (32, 128, 128), "lr": (0.003, 0.004, 0.004),
+            "shift": 2,
+            "turn": (0.0, 0.0, 10.0), "stretch": (0.0, 0.0, 0.1),
+        },
+        "filters_and_feature_maps": {
+            "seconds": (3, 11, 400),
+            "seeds": (2, 3, 10), "epochs": (8, 2, 10), "samples": (1500, 20000, 60000),
+            "filters": [8, 16], "batch_size": (32, 64, 64), "lr": 0.005,
+            "looked_at": (100, 300, 1000),
+        },
+        "receptive_field": {
+            "seconds": (5, 18, 600),
+            "seeds": (2, 3, 10), "epochs": (6, 3, 10), "samples": (1500, 6000, 60000),
+            "depth": 6, "steps": (120, 200, 400), "batch_size": (16, 64, 64), "lr": 0.01,
+            "distances": ([3, 5, 6, 7], [1, 2, 3, 4, 5, 6, 7, 8], [1, 2, 3, 4, 5, 6, 7, 8]),
+        },
+        "pooling_comparison": {
+            "seconds": (5, 75, 900),
+            "seeds": (2, 5, 10), "epochs": (6, 3, 10), "samples": (1500, 20000, 60000),
+            "filters": [8, 16], "batch_size": (64, 128, 128), "images": (300, 1000, 10000),
+            "lr": [0.02],
+        },
+        "batchnorm_cnn": {
+            "seconds": (4, 60, 2800),
+            "seeds": (2, 3, 3), "epochs": (4, 3, 10), "samples": (1000, 3000, 20000),
+            "filters": ([8, 16], [16, 32], [16, 32]), "convolutions": (2, 3, 3),
+            "batch_size": (32, 64, 128),
+            "lr": ([0.1, 3.0], [0.03, 0.1, 0.3, 1.0, 3.0],
+                   [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
+        },
+        "cifar10_cnn": {
+            "seconds": (6, 220, 3600),
+            "models": (["three_layer_cnn", "conv_pool_3"], ["three_layer_cnn", "conv_pool_3"],
+                       ["three_layer_cnn", "conv_pool_3", "numpy_resnet"]),
+            "epochs": ([2, 4], [4, 8], [10, 20, 12]), "samples": (2000, 50000, 50000),
+            "lr": ([0.001, 0.004], [0.001, 0.004], [0.001, 0.004, 0.004]),
+            "batch_size": (32, 128, 128), "shift": (1, 2, 4),
+        },
+        "cifar100_mlp_vs_cnn": {
+            "seconds": (4, 65, 2300),
+            "seeds": (2, 3, 5), "epochs": (4, 3, 15), "samples": (1500, 20000, 50000),
+            "filters": ([8, 16], [16, 32], [32, 64]), "batch_size": (50, 100, 100),
+            "lr": ([0.003, 0.01], [0.003, 0.01], [0.003, 0.005]),
+        },
     },
 }
 # fmt: on

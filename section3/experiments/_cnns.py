@@ -1,0 +1,79 @@
+"""What the experiments with images share: standardised images, and whether a difference is one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from section1.experiments._images import SPLIT
+from section1.layer import Layer
+from section1.training import Batch
+from utils.experiments.run import Run
+
+# Of Student's t with 2 (n - 1) degrees of freedom, for n from 2 on: 95% lies between -t and t.
+T95 = (4.30, 2.78, 2.45, 2.31, 2.23, 2.18, 2.14, 2.12, 2.10)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images (N, H, W, C) of standardised pixels, with their labels (N,)."""
+
+    train: Batch
+    validation: Batch
+    test: Batch
+    raw: np.ndarray  # (N, H, W, C) in [0, 1], those of the test set
+    classes: tuple[str, ...]
+    mean: np.ndarray  # (C,), of the training images
+    std: np.ndarray  # (C,)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of an image."""
+        h, w, c = self.raw.shape[1:]
+        return h, w, c
+
+    def standardised(self, raw: np.ndarray) -> np.ndarray:
+        return (raw - self.mean) / self.std
+
+
+def load_images(run: Run, name: str) -> Images:
+    """At most `samples` training images of a set, a tenth of them held out for validation.
+
+    Each channel gets mean 0 and standard deviation 1 over all places of the training images:
+    one number for all places, for a filter is the same at all of them.
+    """
+    data = run.load(name).subset(run.budget.samples, rng=run.rng(SPLIT))
+    split = data.split_validation(math.ceil(len(data.train_x) / 10), run.rng(SPLIT + 1))
+    mean, std = split.train_x.mean(axis=(0, 1, 2)), split.train_x.std(axis=(0, 1, 2))
+
+    def batch(x: np.ndarray, y: np.ndarray) -> Batch:
+        return (x - mean) / std, y
+
+    return Images(
+        batch(split.train_x, split.train_y),
+        batch(split.val_x, split.val_y),
+        batch(split.test_x, split.test_y),
+        split.test_x,
+        split.classes,
+        mean,
+        std,
+    )
+
+
+def count_parameters(model: Layer) -> int:
+    return sum(parameter.value.size for parameter in model.parameters())
+
+
+def tied(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> bool:
+    """Whether two sets of n runs each differ by no more than noise would explain.
+
+    That is: 0 lies in the 95% confidence interval of the difference of their means (t-test).
+    """
+    n = len(a)
+    if n < 2:
+        return True
+    margin = T95[min(n - 2, len(T95) - 1)] * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / n)
+    return bool(abs(np.mean(a) - np.mean(b)) <= margin)

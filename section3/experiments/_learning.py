@@ -1,0 +1,94 @@
+"""What `mnist_cnn` and `cifar10_cnn` share: learning from changed images, going on after a stop."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from section1.experiments._images import Rows
+from section1.experiments._training import WARM_UP, Trained
+from section1.losses import SoftmaxCrossEntropy
+from section1.network import Sequential
+from section1.training import History, evaluate, fit
+from section2.optimizers import AdamW
+from section2.schedules import Schedule, cosine, warm_up
+from section3.augment import augmented
+from section3.experiments._cnns import Images
+from section3.fused import fused
+from utils.experiments.progress import Progress
+from utils.experiments.results import to_json, write_file
+from utils.experiments.run import Run
+from utils.experiments.runner import settings_of
+
+
+@contextmanager
+def resumable(run: Run) -> Iterator[Path]:
+    """A folder for checkpoints: new, or that of a run with the same settings that was stopped.
+
+    The settings lie in `unfinished.json` until the run is done. So what was stopped goes on
+    from its last epoch, with the same numbers as if it had not been; what was finished starts
+    anew, and until then its weights are there to be used.
+    """
+    folder = run.checkpoints / run.settings.mode
+    stamp, settings = folder / "unfinished.json", to_json(settings_of(run))
+    if not stamp.is_file() or stamp.read_bytes() != settings:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_file(stamp, settings)
+    yield folder
+    stamp.unlink()
+
+
+def learn(
+    run: Run,
+    model: Sequential,
+    data: Images,
+    *,
+    epochs: int,
+    lr: float,
+    folder: Path,
+    bar: Progress,
+    key: int = 0,
+    **changes: Any,
+) -> Trained:
+    """Train `model` by AdamW on images changed as `changes` say (see `section3.augment`).
+
+    The learning rate is `lr` at its highest. `folder` is for checkpoints; where it has one,
+    training goes on from there. The key picks the random numbers that order and change images.
+    """
+    budget, network, loss = run.budget, fused(model), SoftmaxCrossEntropy()
+    steps = epochs * math.ceil(len(data.train[0]) / budget.batch_size)
+
+    def on_epoch(history: History) -> None:
+        bar.advance(f"loss {history.loss[-1]:.3f}")
+
+    history = fit(
+        network,
+        loss,
+        AdamW(network.parameters(), 0),
+        lambda rng: augmented(data.train, budget.batch_size, rng, **changes),
+        epochs=epochs,
+        batch_size=budget.batch_size,
+        rng=run.rng(key, 1),
+        validation=data.validation,
+        schedule=up_and_down(lr, steps),
+        threads=run.threads,
+        on_epoch=on_epoch,
+        checkpoints=folder,
+        resume=True,
+    )
+    return Trained(network, history, *evaluate(network, loss, data.test, threads=run.threads))
+
+
+def up_and_down(peak: float, steps: int) -> Schedule:
+    """A line up to `peak` over the first fifth of the steps, then half a cosine down to zero."""
+    rise = max(1, round(WARM_UP * steps))
+    return warm_up(cosine(peak, max(1, steps - rise)), rise)
+
+
+def as_rows(data: Images) -> Rows:
+    """What `account_of_errors` wants to know."""
+    return Rows(data.train, data.validation, data.test, data.raw, data.classes)

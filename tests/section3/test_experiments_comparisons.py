@@ -1,0 +1,133 @@
+"""The experiments that compare networks of section 3, each run whole on a tiny budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from section1.network import Sequential
+from section2.experiments.batchnorm_study import ARMS as NORMS
+from section3.experiments import batchnorm_cnn, cifar100_mlp_vs_cnn, pooling_comparison
+from section3.experiments._cnns import Images, count_parameters, tied
+from section3.models import mnist_cnn
+from utils.experiments.results import Result
+
+TINY = ("--mode", "quick", "--data", "embedded", "--epochs", "1", "--set", "filters=4,8")
+
+
+@pytest.fixture
+def images() -> Images:
+    """Eight random images of ten classes."""
+    rng = np.random.default_rng(0)
+    raw = rng.random((8, 12, 12, 3)).astype(np.float32)
+    batch = raw, np.arange(8) % 10
+    none, one = np.zeros(3, np.float32), np.ones(3, np.float32)
+    return Images(batch, batch, batch, raw, tuple("0123456789"), none, one)
+
+
+# --- whole runs -----------------------------------------------------------------------------
+
+
+def test_pooling_comparison(run_tiny: Callable[..., Result]) -> None:
+    more = ("--samples", "300", "--batch-size", "32", "--set", "images=20")
+    result = run_tiny("pooling_comparison", *TINY, *more)
+    parameters = {result.metrics[f"{arm}_parameters"] for arm in pooling_comparison.ARMS}
+    assert len(parameters) == 1
+    for arm in pooling_comparison.ARMS:
+        unchanged = result.curves[f"{arm}_unchanged"].y
+        assert unchanged[0] == 1 > unchanged[-1]
+        assert result.metrics[f"{arm}_test_accuracy"] > 0.2
+    assert result.arrays["test_accuracy"].shape == (3, 2)
+
+
+def test_batchnorm_cnn(run_tiny: Callable[..., Result]) -> None:
+    more = ("--samples", "150", "--batch-size", "32", "--lr", "0.1,1e30", "--set", "convolutions=1")
+    result = run_tiny("batchnorm_cnn", *TINY, *more)
+    blown = {(row[0], row[1]): row[4] for row in result.tables["rates"].rows}
+    assert blown[NORMS["plain"], 1e30] == 2 and blown[NORMS["plain"], 0.1] == 0
+    assert result.metrics["plain_best_lr"] == 0.1
+    first = result.arrays["batchnorm_channels"][0]  # (2, C)
+    np.testing.assert_allclose(first[0], 1, atol=1e-3)  # normalised, gamma is still 1
+    assert ((first[1] >= 0) & (first[1] <= 1)).all()
+
+
+def test_cifar100_mlp_vs_cnn(run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny("cifar100_mlp_vs_cnn", *TINY, "--samples", "200")
+    rows, metrics = result.tables["networks"].rows, result.metrics
+    assert len(rows) == 4 and metrics["guesses"] == 5
+    assert metrics["mlp_parameters"] == pytest.approx(metrics["cnn_parameters"], rel=0.05)
+    assert metrics["cnn_straight_top"] >= metrics["cnn_straight_test"]
+    assert "embedded stand-in" in result.info["data"]["cifar100"]["description"]
+    straight, permuted = result.arrays["straight"], result.arrays["permuted"]
+    np.testing.assert_allclose(straight.sum(axis=(1, 2)), permuted.sum(axis=(1, 2)), rtol=1e-5)
+    assert (straight != permuted).any()
+
+
+# --- parts ----------------------------------------------------------------------------------
+
+
+def test_networks_that_pool_start_from_the_same_weights(images: Images) -> None:
+    first, *others = (
+        pooling_comparison.network(arm, [4, 8], images, np.random.default_rng(0)).parameters()
+        for arm in pooling_comparison.ARMS
+    )
+    for other in others:
+        for mine, its in zip(first, other, strict=True):
+            np.testing.assert_array_equal(mine.value, its.value)
+
+
+def test_moved_images() -> None:
+    image = np.arange(1, 13, dtype=np.float32).reshape(1, 3, 4, 1)
+    moved = pooling_comparison.moved(image, 1, -2)[0, :, :, 0]
+    np.testing.assert_array_equal(moved, [[0, 0, 0, 0], [3, 4, 0, 0], [7, 8, 0, 0]])
+    np.testing.assert_array_equal(pooling_comparison.moved(image, 0, 0), image)
+
+
+def test_verdicts() -> None:
+    ahead, near, behind = [0.90, 0.91, 0.92], [0.90, 0.91, 0.93], [0.70, 0.71, 0.72]
+    assert "three tie" in pooling_comparison.verdict(np.array([ahead, near, ahead]))
+    words = pooling_comparison.verdict(np.array([ahead, near, behind]))
+    assert words == "average-pool and max-pool tie, ahead of strided convolution"
+    words = pooling_comparison.verdict(np.array([behind, ahead, behind]))
+    assert words == "average-pool is ahead of max-pool and strided convolution"
+    assert tied([0.5], [0.9]), "one run each tells nothing"
+
+
+def test_measuring_channels_leaves_the_running_averages_alone(images: Images) -> None:
+    model = batchnorm_cnn.network([4, 6], 2, True, images, np.random.default_rng(0))
+    before = [array.copy() for array in model.buffers()]
+    assert batchnorm_cnn.channels(model, images.raw).shape == (2, 6)
+    for array, old in zip(model.buffers(), before):
+        np.testing.assert_array_equal(array, old)
+
+
+def test_the_mlp_has_as_many_parameters_as_the_cnn(images: Images) -> None:
+    mlp, cnn = (
+        count_parameters(
+            cifar100_mlp_vs_cnn.network(arm, images, [16, 32], np.random.default_rng())
+        )
+        for arm in cifar100_mlp_vs_cnn.ARMS
+    )
+    assert abs(mlp - cnn) <= (12 * 12 * 3 + 11) / 2  # half of what one more unit would cost
+    expected = mnist_cnn([16, 32], 0, shape=images.shape, rng=np.random.default_rng())
+    assert cnn == count_parameters(expected)
+
+
+def test_top_guesses(images: Images) -> None:
+    class Scores(Sequential):
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            return np.tile([0.1, 0.9, 0.8, 0.0], (len(x), 1))
+
+    batch = images.raw, np.array([1, 1, 2, 2, 2, 0, 0, 3])
+    shares = [cifar100_mlp_vs_cnn.top(Scores(), batch, k, 1) for k in (1, 2, 3, 4)]
+    assert shares == [2 / 8, 5 / 8, 7 / 8, 1]
+
+
+def test_pixels_change_places_with_all_their_channels(images: Images) -> None:
+    order = np.random.default_rng(0).permutation(12 * 12)
+    permuted = cifar100_mlp_vs_cnn.permuted(images.raw, order)
+    np.testing.assert_array_equal(permuted[3, 0, 5], images.raw[3, order[5] // 12, order[5] % 12])
+    back = cifar100_mlp_vs_cnn.permuted(permuted, np.argsort(order))
+    np.testing.assert_array_equal(back, images.raw)

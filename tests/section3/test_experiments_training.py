@@ -1,0 +1,136 @@
+"""The experiments that train the networks of section 3 on digits and photographs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from section3.experiments import cifar10_cnn
+from section3.experiments._cnns import load_images
+from section3.experiments._learning import up_and_down
+from utils.errors import UserError
+from utils.experiments import registry, runner
+from utils.experiments.budget import Budget
+from utils.experiments.progress import Progress
+from utils.experiments.results import Result
+from utils.experiments.run import Run, Settings
+
+TINY = ("--mode", "quick", "--data", "embedded", "--batch-size", "32")
+SMALL: dict[str, Any] = {"samples": 150, "batch_size": 50, "epochs": 3, "filters": [4, 8]}
+
+
+def small(folder: Path, name: str = "mnist_cnn", threads: int | None = 1, **changes: Any) -> Run:
+    (experiment,) = registry.select([name])
+    settings = Settings("quick", 0, "embedded", folder, threads)
+    return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
+
+
+def same(first: Result, second: Result) -> None:
+    assert {**first.metrics, "training_seconds": 0} == {**second.metrics, "training_seconds": 0}
+    assert first.curves == second.curves and first.tables == second.tables
+    for name, array in first.arrays.items():
+        np.testing.assert_array_equal(array, second.arrays[name])
+
+
+def test_mnist_cnn(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
+    sizes = ("--samples", "300", "--epochs", "4", "--set", "seeds=2", "--set", "filters=8,16")
+    result = run_tiny("mnist_cnn", *TINY, *sizes)
+    assert result.metrics["test_accuracy"] > 0.3
+    assert result.metrics["test_accuracy_std"] > 0
+    assert result.arrays["confusion"].sum() == 360
+    assert len(result.curves["validation"].y) == 4 and result.curves["validation"].n == 2
+    wrong = 360 - np.trace(result.arrays["confusion"])
+    assert f"the first run gets {wrong} wrong" in result.answer
+    folder = tmp_path / "section3" / "mnist_cnn" / "checkpoints" / "quick"
+    assert {path.name for path in folder.glob("*/*.npz")} == {"last.npz", "best.npz"}
+    assert not (folder / "unfinished.json").exists()
+
+
+def test_cifar10_cnn(run_tiny: Callable[..., Result]) -> None:
+    """Figures and answer are about the network that is best on validation data."""
+    models = "three_layer_cnn,conv_pool_3"
+    sizes = ("--samples", "96", "--epochs", "1,2", "--lr", "0.002", "--set", f"models={models}")
+    result = run_tiny("cifar10_cnn", *TINY, *sizes)
+    rows = result.tables["models"].rows
+    assert ",".join(row[0] for row in rows) == models
+    assert [row[1] for row in rows] == [1, 3]  # convolutions
+    assert [row[3] for row in rows] == [1, 2]  # epochs
+    best = max(rows, key=lambda row: row[5])
+    assert result.metrics["test_accuracy"] == best[6]
+    assert np.trace(result.arrays["confusion"]) == round(1000 * best[6])
+
+
+def test_every_model_scores_the_classes(tmp_path: Path) -> None:
+    data = load_images(small(tmp_path, "cifar10_cnn", samples=20), "cifar10")
+    for make in cifar10_cnn.MODELS.values():
+        model = make(data, np.random.default_rng(0))
+        assert model.forward(data.train[0][:2]).shape == (2, 10)
+
+
+def test_one_number_of_epochs_is_for_all_models_and_two_are_not_for_three(tmp_path: Path) -> None:
+    budget: dict[str, Any] = {"samples": 40, "models": ["three_layer_cnn"] * 3}
+    with pytest.raises(UserError, match="one for each of three_layer_cnn"):
+        runner.compute(small(tmp_path, "cifar10_cnn", **budget, epochs=[1, 2]))
+    with pytest.raises(UserError, match="there is no model vgg"):
+        runner.compute(small(tmp_path, "cifar10_cnn", models=["vgg"], epochs=[1]))
+
+
+def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped after the first epoch of the second seed; with dropout, turns and shifts."""
+    changes: dict[str, Any] = {"seeds": 2, "epochs": 2, "turn": 10.0}
+    whole = runner.compute(small(tmp_path / "whole", **changes))
+    advance, calls = Progress.advance, []
+
+    def stop(bar: Progress, note: str = "") -> None:
+        calls.append(note)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        advance(bar, note)
+
+    monkeypatch.setattr(Progress, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(small(tmp_path / "cut", **changes))
+    rest = runner.compute(small(tmp_path / "cut", **changes))
+    assert len(calls) == 4  # one epoch was left
+    same(rest, whole)
+    runner.compute(small(tmp_path / "cut", **changes))
+    assert len(calls) == 8  # what was finished starts anew
+
+
+def test_checkpoints_of_other_settings_are_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Progress, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        runner.compute(small(tmp_path, lr=0.02))
+    same(runner.compute(small(tmp_path)), runner.compute(small(tmp_path / "other")))
+
+
+def test_same_numbers_on_any_number_of_threads(tmp_path: Path) -> None:
+    """Batches of 100 images are cut into four."""
+    first, second = (
+        runner.compute(small(tmp_path / str(n), threads=n, batch_size=100)) for n in (1, 2)
+    )
+    same(first, second)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [up_and_down(0.1, 50)(step) for step in range(50)]
+    assert max(rates) == pytest.approx(0.1) and rates.index(max(rates)) == 10
+    assert rates[0] < 0.02 and rates[-1] < 0.001
+    assert up_and_down(0.1, 1)(0) >= 0  # even for a single step
+
+
+@pytest.mark.slow
+@pytest.mark.realdata
+def test_a_cnn_of_two_convolutions_reaches_98_5_percent_on_real_mnist(
+    real_data: Path, run_tiny: Callable[..., Result]
+) -> None:
+    short = ("--mode", "hybrid", "--data", "real", "--samples", "30000", "--epochs", "3")
+    assert run_tiny("mnist_cnn", *short).metrics["test_accuracy"] >= 0.985
