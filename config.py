@@ -168,7 +168,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "loops_up_to": (8, 16, 32), "images": (8, 32, 32), "block_ms": (1.0, 3.0, 6.0),
         },
         "mnist_cnn": {
-            "seconds": (6, 140, 800),
+            "seconds": (5, 140, 420),
             "seeds": 1, "epochs": (14, 12, 16), "samples": (3000, 60000, 60000),
             "filters": ([16, 32], [32, 64], [16, 32, 64]), "convolutions": (1, 1, 2),
             "batchnorm": (False, False, True), "hidden": 128, "dropout": (0.25, 0.3, 0.4),
@@ -203,10 +203,10 @@ BUDGETS: dict[int, dict[str, dict]] = {
                    [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
         },
         "cifar10_cnn": {
-            "seconds": (6, 220, 3600),
+            "seconds": (7, 220, 2700),
             "models": (["three_layer_cnn", "conv_pool_3"], ["three_layer_cnn", "conv_pool_3"],
                        ["three_layer_cnn", "conv_pool_3", "numpy_resnet"]),
-            "epochs": ([2, 4], [4, 8], [10, 20, 12]), "samples": (2000, 50000, 50000),
+            "epochs": ([2, 4], [4, 8], [10, 20, 20]), "samples": (2000, 50000, 50000),
             "lr": ([0.001, 0.004], [0.001, 0.004], [0.001, 0.004, 0.004]),
             "batch_size": (32, 128, 128), "shift": (1, 2, 4),
         },

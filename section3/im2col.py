@@ -60,11 +60,11 @@ def pad(
     (n, h, w, c), (ph, pw) = x.shape, padding
     if out is None:
         out = np.empty((n, h + 2 * ph, w + 2 * pw, c), x.dtype)
+    out.fill(value)
     top, left = max(ph, 0), max(pw, 0)
-    out[:, :top] = out[:, top + h :] = value
-    out[:, :, :left] = out[:, :, left + w :] = value
     cut_h, cut_w = max(-ph, 0), max(-pw, 0)
-    out[:, top : top + h, left : left + w] = x[:, cut_h : h - cut_h, cut_w : w - cut_w]
+    inner = x[:, cut_h : h - cut_h, cut_w : w - cut_w]
+    out[:, top : top + inner.shape[1], left : left + inner.shape[2]] = inner
     return out
 
 

@@ -3,11 +3,11 @@
 The same deep network is trained with and without it, at several learning rates. A channel is
 normalised over all places of all images of a batch, so it has one mean and one variance.
 Then each network is looked at with its own best rate, chosen on validation data. Last comes
-what batch norm is there for: the statistics of each channel where they enter a ReLU, step by
+what batch norm is there for: the share of each channel that its last ReLU lets through, step by
 step. A channel that is negative everywhere is dead, and one far above zero is not bent at all.
 Sources: Ioffe, Szegedy, arXiv:1502.03167; Santurkar et al., How does batch normalization help
 optimization?, arXiv:1805.11604 (it is not the change of distributions alone); Bjorck et al.,
-arXiv:1806.02375 (without it, few channels grow large, and larger with depth).
+arXiv:1806.02375 (what happens to channels without it).
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from section1.linear import Linear
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section1.sgd import SGD
-from section1.training import evaluate
 from section2.experiments.batchnorm_study import ARMS, percent, validation_scores
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
@@ -34,14 +33,12 @@ from section3.experiments._cnns import Images, load_images, tied
 from section3.fused import fused
 from section3.pooling import GlobalAvgPool2D, MaxPool2D
 from utils.errors import UserError
-from utils.experiments.progress import Progress
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
 
 SEEN, LOOKS = 100, 12  # training images on which channels are measured, and how many times, about
-KINDS = ("std of what enters the ReLU", "share of it let through (%)")
-LEARNS = 2  # times as many validation images right as by guessing: at such a rate it learns
+LEARNS = 2  # it learns where so many times as many validation images are right as by guessing
 
 
 def network(
@@ -67,32 +64,29 @@ def network(
     return fused(Sequential(*layers, GlobalAvgPool2D(), output))
 
 
-def channels(model: Sequential, x: np.ndarray) -> np.ndarray:
-    """For each channel of what enters the last ReLU its standard deviation and the share above
-    zero, which gets through: (2, C)."""
+def let_through(model: Sequential, x: np.ndarray) -> np.ndarray:
+    """The share of each channel of what enters the last ReLU that is above zero: (C,)."""
     model = copy.deepcopy(model)  # running averages move with every forward pass
     model.train()
     for layer in model.layers:
         if isinstance(layer, ReLU):
             last = x
         x = layer.forward(x)
-    return np.stack([last.std(axis=(0, 1, 2)), (last > 0).mean(axis=(0, 1, 2))])
+    return (last > 0).mean(axis=(0, 1, 2))
 
 
-class Study:
-    """Trains the network of the budget, with or without batch norm."""
+def compute(run: Run) -> Result:
+    budget = run.budget
+    data = load_images(run, "cifar10")
+    guessing = 1 / len(data.classes)
+    every = max(1, budget.epochs * math.ceil(len(data.train[0]) / budget.batch_size) // LOOKS)
+    metrics: dict[str, float] = {"guessing": guessing}
+    curves, rates, arrays = {}, [], {"every": np.array(every)}
 
-    def __init__(self, run: Run, data: Images, bar: Progress):
-        self.run, self.data, self.bar = run, data, bar
-        steps = run.budget.epochs * math.ceil(len(data.train[0]) / run.budget.batch_size)
-        self.every = max(1, steps // LOOKS)
-
-    def train(self, arm: str, lr: float, seed: int) -> tuple[Trained | None, np.ndarray]:
-        """The network, or None where the loss blew up; of seed 0 also what `channels` said of
-        the last ReLU, every so many steps: (looks, 2, C)."""
-        budget, data = self.run.budget, self.data
+    def one_run(arm: str, lr: float, seed: int) -> tuple[Trained | None, list[np.ndarray]]:
+        """The network, or None where the loss blew up, and what its last ReLU let through."""
         looks: list[np.ndarray] = []
-        done, step, model = self.bar.done, 0, Sequential()
+        done, step, model = bar.done, 0, Sequential()
 
         def recipe(rng: np.random.Generator) -> tuple:
             nonlocal model
@@ -101,161 +95,122 @@ class Study:
 
         def look() -> None:
             nonlocal step
-            if seed == 0 and step % self.every == 0:
-                looks.append(channels(model, data.train[0][:SEEN]))
+            if seed == 0 and step % every == 0:
+                looks.append(let_through(model, data.train[0][:SEEN]))
             step += 1
 
         trained = None
         try:
             with np.errstate(over="ignore", invalid="ignore"):
                 trained = train(
-                    self.run, recipe, data.train, data.validation, key=(seed,), bar=self.bar,
+                    run, recipe, data.train, data.test, key=(seed,), bar=bar,
                     validation=data.validation, on_gradients=look,
-                    schedule=rise_and_fall(lr, self.run, len(data.train[0])),
+                    schedule=rise_and_fall(lr, run, len(data.train[0])),
                 )  # fmt: skip
         except FloatingPointError:
-            while self.bar.done < done + budget.epochs:
-                self.bar.advance("the loss blew up")
-        return trained, np.array(looks)
+            while bar.done < done + budget.epochs:
+                bar.advance("the loss blew up")
+        return trained, looks
 
-
-def compute(run: Run) -> Result:
-    budget = run.budget
-    data = load_images(run, "cifar10")
-    metrics: dict[str, float] = {}
-    curves, rates, arrays = {}, [], {}
-    epochs, guessing = range(1, budget.epochs + 1), 1 / len(data.classes)
     with run.progress(len(ARMS) * len(budget.lr) * budget.seeds * budget.epochs) as bar:
-        study = Study(run, data, bar)
         for arm, label in ARMS.items():
-            runs = {lr: [study.train(arm, lr, k) for k in range(budget.seeds)] for lr in budget.lr}
-            scores = {}
-            for lr, pairs in runs.items():
-                trained = [t for t, _ in pairs]
+            runs, scores = {}, {}
+            for lr in budget.lr:
+                runs[lr] = [one_run(arm, lr, seed) for seed in range(budget.seeds)]
+                trained = [t for t, _ in runs[lr]]
                 scores[lr] = mean_std(validation_scores(trained, guessing))
                 rates.append([label, lr, *scores[lr], trained.count(None), budget.seeds])
             best = max(scores, key=lambda lr: scores[lr][0])
-            learns = [lr for lr in scores if scores[lr][0] >= LEARNS * guessing] or [0]
             survived = [t for t, _ in runs[best] if t is not None]
             if not survived:
                 raise UserError(f"every network {label} blew up: try smaller learning rates")
-            for name, unit, kind, factor in (
-                ("accuracy", "validation accuracy (%)", "val_metric", 100),
-                ("loss", "training loss (nats)", "loss", 1),
-            ):
-                values = [factor * np.array(getattr(t.history, kind)) for t in survived]
-                curves[f"{arm}_{name}"] = Curve.over_runs(epochs, values, "epoch", unit)
-            tests = [
-                evaluate(t.model, SoftmaxCrossEntropy(), data.test, threads=run.threads)[1]
-                for t in survived
-            ]
-            channel = runs[best][0][1]
-            arrays[f"{arm}_channels"], arrays[f"{arm}_tests"] = channel, np.array(tests)
-            low, high = np.percentile(channel[-1], (10, 90), axis=1)
-            test, std = mean_std(tests)
+            scored = [100 * np.array(t.history.val_metric) for t in survived]
+            epochs = range(1, budget.epochs + 1)
+            curves[arm] = Curve.over_runs(epochs, scored, "epoch", "validation accuracy (%)")
+            arrays[f"{arm}_tests"] = np.array([t.test_metric for t in survived])
+            arrays[f"{arm}_through"] = np.array(runs[best][0][1])  # (looks, C)
+            test, std = mean_std(arrays[f"{arm}_tests"])
+            low, high = np.percentile(arrays[f"{arm}_through"][-1], (10, 90))
             metrics |= {
                 f"{arm}_best_lr": best,
-                f"{arm}_lowest_lr": min(learns),
-                f"{arm}_highest_lr": max(learns),
                 f"{arm}_test_accuracy": test,
                 f"{arm}_test_accuracy_std": std,
-                f"{arm}_first_epoch": curves[f"{arm}_accuracy"].y[0] / 100,
-                f"{arm}_seconds_an_epoch": mean_std(
-                    t.history.seconds[-1] / budget.epochs for t in survived
-                )[0],
-                f"{arm}_channel_factor": high[0] / max(low[0], 1e-30),
-                f"{arm}_through_low": low[1],
-                f"{arm}_through_high": high[1],
+                f"{arm}_first_epoch": curves[arm].y[0] / 100,
+                f"{arm}_through_low": low,
+                f"{arm}_through_high": high,
             }
-    metrics["guessing"] = guessing
-    arrays["every"] = np.array(study.every)
-    ratio = metrics["batchnorm_seconds_an_epoch"] / metrics["plain_seconds_an_epoch"]
     answer = (
         f"Each at its best learning rate, {budget.epochs} epochs give "
         f"{percent(metrics, 'batchnorm')} of the test images with batch norm and "
         f"{percent(metrics, 'plain')} without (n = {budget.seeds}), one epoch "
         f"{metrics['batchnorm_first_epoch']:.1%} and {metrics['plain_first_epoch']:.1%} of the "
-        f"validation images. Learning rates that beat guessing twofold: with it "
-        f"{usable(metrics, 'batchnorm')}, without it {usable(metrics, 'plain')}. In the end "
-        f"the last ReLU lets through {through(metrics, 'batchnorm')} of a channel with it and "
-        f"{through(metrics, 'plain')} without (10th to 90th percentile of the channels). An "
-        f"epoch with it takes {ratio:.1f} times as long."
+        f"validation images. {usable(rates, guessing)} In the end {through(metrics)}."
     )
     columns = ["network", "peak learning rate", "validation accuracy", "std", "blew up", "n"]
     tables = {"rates": Table(columns, rates)}
     return Result(answer, "batchnorm_test_accuracy", metrics, curves, tables, arrays)
 
 
-def usable(metrics: dict[str, float], arm: str) -> str:
-    low, high = metrics[f"{arm}_lowest_lr"], metrics[f"{arm}_highest_lr"]
-    return "none" if not high else f"{low:g} to {high:g}" if low < high else f"only {high:g}"
-
-
-def through(metrics: dict[str, float], arm: str) -> str:
-    return f"{metrics[f'{arm}_through_low']:.0%} to {metrics[f'{arm}_through_high']:.0%}"
-
-
-def draw(result: Result) -> dict[str, Figure]:
-    metrics, arrays = result.metrics, result.arrays
-    speed, axes = plots.grid(1, 3, width=4.2, height=3.8)
-    for number, (arm, label) in enumerate(ARMS.items()):
-        look: dict[str, Any] = {"marker": plots.MARKERS[number], "color": f"C{number}", "ms": 5}
-        look["ls"] = ("--", "-")[number]
-        rows = [row for row in result.tables["rates"].rows if row[0] == label]
-        lr, mean, std = (np.array([row[k] for row in rows]) for k in (1, 2, 3))
-        axes[0, 0].errorbar(lr, 100 * mean, 100 * std, capsize=3, label=label, **look)
-        for row in rows:
-            if row[4]:
-                text, place = f"{row[4]} of {row[5]}\nblew up", (row[1], 100 * (row[2] - row[3]))
-                spot = {"xytext": (0, -26), "textcoords": "offset points", "ha": "center"}
-                axes[0, 0].annotate(text, place, fontsize="small", color=f"C{number}", **spot)
-        for place, kind in zip(axes[0, 1:], ("accuracy", "loss")):
-            curve = result.curves[f"{arm}_{kind}"]
-            name = f"{label}, rate {metrics[f'{arm}_best_lr']:g} (n = {curve.n})"
-            plots.plot_curve(place, curve, name, **look)
-    guessing, blown = 100 * metrics["guessing"], sum(row[4] for row in result.tables["rates"].rows)
-    axes[0, 0].axhline(LEARNS * guessing, color="black", ls=":", lw=1.2, label="guessing × 2")
-    axes[0, 0].set(
-        xscale="log", xlabel="peak learning rate", ylim=(-guessing if blown else 0, None)
+def usable(rates: list[list], guessing: float) -> str:
+    plain, batchnorm = (
+        ", ".join(f"{row[1]:g}" for row in rates if row[0] == label and row[2] >= LEARNS * guessing)
+        for label in ARMS.values()
     )
-    axes[0, 0].set_xticks(lr, [f"{rate:g}" for rate in lr])
-    axes[0, 0].minorticks_off()
-    axes[0, 0].set_ylabel(f"validation accuracy (%), n = {rows[0][5]}")
-    axes[0, 0].legend(loc="upper left")
-    speed.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower right", ncols=2)
-    speed.suptitle(
-        f"{verdict(arrays)} Learning rates at which anything is learned: with it "
-        f"{usable(metrics, 'batchnorm')}, without it {usable(metrics, 'plain')}"
+    return (
+        f"Learning rates that beat guessing twofold: {batchnorm or 'none'} with it, "
+        f"{plain or 'none'} without."
     )
 
-    inside, axes = plots.grid(2, 2, width=4.6, height=2.9, sharex=True, sharey="row")
-    for column, (arm, label) in enumerate(ARMS.items()):
-        seen = arrays[f"{arm}_channels"]  # (looks, 2, C)
-        steps = arrays["every"] * np.arange(len(seen))
-        for measure, place in enumerate(axes[:, column]):
-            values = (1, 100)[measure] * seen[:, measure]
-            place.plot(steps, values, color=f"C{column}", lw=0.8, alpha=0.5)
-            place.plot(steps, np.median(values, axis=1), "k--", label="median of the channels")
-        axes[0, column].set_title(f"{label}, rate {metrics[f'{arm}_best_lr']:g}, first seed")
-        axes[1, column].set_xlabel("step")
-    axes[0, 0].set_yscale("log")
-    for place, label in zip(axes[:, 0], KINDS):
-        place.set_ylabel(label)
-    axes[0, 0].legend()
-    inside.suptitle(
-        f"The last ReLU lets through {through(metrics, 'plain')} of a channel without batch norm "
-        f"and {through(metrics, 'batchnorm')} with it; standard deviations differ by a factor of "
-        f"{metrics['plain_channel_factor']:.1f} and {metrics['batchnorm_channel_factor']:.1f} "
+
+def through(metrics: dict[str, float]) -> str:
+    plain, batchnorm = (
+        f"{metrics[f'{arm}_through_low']:.0%} to {metrics[f'{arm}_through_high']:.0%}"
+        for arm in ARMS
+    )
+    return (
+        f"the last ReLU lets through {batchnorm} of a channel with batch norm and {plain} without "
         "(10th to 90th percentile of the channels)"
     )
-    return {"speed": speed, "channels": inside}
 
 
-def verdict(arrays: dict[str, np.ndarray]) -> str:
+def verdict(plain: np.ndarray, normalised: np.ndarray) -> str:
     """On test images, each at its best rate; what differs by no more than seeds do is a tie."""
-    plain, normalised = arrays["plain_tests"], arrays["batchnorm_tests"]
     gain = 100 * (normalised.mean() - plain.mean())
     if len(plain) == len(normalised) and tied(plain, normalised):
         return "With batch norm and without it the networks tie on test images within noise."
     word = "more" if gain > 0 else "fewer"
     return f"With batch norm {abs(gain):.1f} points {word} of the test images are right."
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    metrics, arrays, rates = result.metrics, result.arrays, result.tables["rates"].rows
+    speed, ((left, right),) = plots.grid(1, 2, width=4.6, height=3.8)
+    inside, axes = plots.grid(1, 2, width=4.6, height=3.4, sharey=True)
+    for number, (arm, label) in enumerate(ARMS.items()):
+        look: dict[str, Any] = {"marker": plots.MARKERS[number], "color": f"C{number}", "ms": 5}
+        rows = [row[1:5] for row in rates if row[0] == label]
+        lr, mean, std, blown = np.array(rows).T
+        left.errorbar(lr, 100 * mean, 100 * std, capsize=3, label=label, **look)
+        left.plot(lr[blown > 0], 100 * mean[blown > 0], "kx", ms=11, zorder=3)
+        at_best = f"{label}, rate {metrics[f'{arm}_best_lr']:g}"
+        curve = result.curves[arm]
+        plots.plot_curve(right, curve, f"{at_best} (n = {curve.n})", **look)
+        shares = 100 * arrays[f"{arm}_through"]  # (looks, C)
+        place, steps = axes[0, number], arrays["every"] * np.arange(len(shares))
+        place.plot(steps, shares, color=f"C{number}", lw=0.8, alpha=0.5)
+        place.plot(steps, np.median(shares, axis=1), "k--", label="median of the channels")
+        place.set(title=f"{at_best}, first seed", xlabel="step")
+    guessing = 100 * LEARNS * metrics["guessing"]
+    left.axhline(guessing, color="black", ls=":", lw=1.2, label=f"guessing × {LEARNS}")
+    left.set(xscale="log", xlabel="peak learning rate (×: some runs blew up)", ylim=(0, None))
+    left.set_ylabel(f"validation accuracy (%), n = {rates[0][5]}")
+    left.set_xticks(lr, [f"{rate:g}" for rate in lr])
+    left.minorticks_off()
+    left.legend()
+    right.legend()
+    better = verdict(arrays["plain_tests"], arrays["batchnorm_tests"])
+    speed.suptitle(f"{better} {usable(rates, metrics['guessing'])}")
+    axes[0, 0].set_ylabel("share let through by the last ReLU (%)")
+    axes[0, 0].legend()
+    inside.suptitle(f"In the end {through(metrics)}")
+    return {"speed": speed, "channels": inside}

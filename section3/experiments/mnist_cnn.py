@@ -73,7 +73,6 @@ def compute(run: Run) -> Result:
         "hardest_class_accuracy": classes[0][2],
         "parameters": count_parameters(models[0]),
         "validation_images": len(data.validation[0]),
-        "training_seconds": seconds,
     }
     return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
 

@@ -13,6 +13,7 @@ Sources: Araujo, Norris, Sim, Distill (2019); Luo et al., arXiv:1701.04128.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,6 @@ from utils.output import plots
 PLACES = 16  # units across that report in the distance task
 BITS = np.array([-1, 1], np.float32)  # the pixels of the distance task
 LEARNT = 0.99  # the accuracy from which on a distance counts as learnt
-SLOPE = "slope along the pixel (1: steepest)"
 DIGITS, DISTANCE = 1, 2  # first keys of the random numbers of the trainings
 
 
@@ -60,8 +60,9 @@ def learn_digits(run: Run, seed: int, data: Batch, test: Batch, bar: Progress) -
 
     def used() -> np.ndarray:
         mass = effective_receptive_field(body, test[0][:200], rng=run.rng(DIGITS, seed, 0))
-        first, last = len(mass) // 2 - run.budget.depth, len(mass) // 2 + run.budget.depth
-        return mass[first : last + 1, first : last + 1]  # its field
+        middle, depth = len(mass) // 2, run.budget.depth
+        field = slice(middle - depth, middle + depth + 1)
+        return mass[field, field]
 
     before = used()
     trained = train(
@@ -89,115 +90,102 @@ def learn_distance(run: Run, d: int, seed: int) -> tuple[np.ndarray, float]:
             yield x[:, :, :wide], bright.astype(np.float32)
 
     (test,) = batches(rng, 1)
-    options: dict[str, Any] = {"epochs": 1, "batch_size": 8, "validation": test}
-    optimizer = Adam(model.parameters(), run.budget.lr)
     history = fit(
-        model, BinaryCrossEntropy(), optimizer, batches, rng=rng, threads=run.threads, **options
-    )
+        model, BinaryCrossEntropy(), Adam(model.parameters(), run.budget.lr), batches, rng=rng,
+        epochs=1, batch_size=8, validation=test, threads=run.threads,
+    )  # fmt: skip
     noise = rng.choice(BITS, (200, field, field, 1))
     return effective_receptive_field(model, noise, rng=rng), history.val_metric[-1]
 
 
 def compute(run: Run) -> Result:
     budget = run.budget
-    n, distances, radius = budget.seeds, budget.distances, budget.depth
-    if not min(distances) <= radius < max(distances):
+    n, distances, radius = budget.seeds, sorted(budget.distances), budget.depth
+    if not distances[0] <= radius < distances[-1]:
         raise UserError(f"distances must lie on both sides of depth, {radius}")
-    arrays: dict[str, np.ndarray] = {}
     layers: list[list] = []
+    accuracy = np.zeros((len(distances), n))
+    arrays = {"accuracy": accuracy}
     data, test = small_digits(run)
     run.note_data("noise", "random pixels")
     with run.progress(len(ARCHITECTURES) + n * (budget.epochs + len(distances))) as bar:
         for name, make in ARCHITECTURES.items():
-            rows, arrays[name], box = untrained(make, run)
-            arrays[f"{name} box"] = np.array(box)
+            rows, mass, (top, left, bottom, right) = untrained(make, run)
+            arrays[name] = mass[top:bottom, left:right]
             layers += [[name, *row, n] for row in rows]
             bar.advance(name)
         digits = [learn_digits(run, seed, data, test, bar) for seed in range(n)]
-        reached = []
-        for d in distances:
-            for seed in range(n):
-                mass, accuracy = learn_distance(run, d, seed)
-                share = float(mass[radius, radius + d]) if d <= radius else 0.0
-                reached.append([d, seed, accuracy, share])
-                if seed == 0:
-                    arrays[f"distance {d}"] = mass
-                bar.advance(f"distance {d}")
+        for (k, d), seed in product(enumerate(distances), range(n)):
+            mass, accuracy[k, seed] = learn_distance(run, d, seed)
+            arrays.setdefault(f"distance {d}", mass)
+            bar.advance(f"distance {d}")
 
     last = {name: row for name, *row in layers}
     depths, sees, uses = np.array([row[1:4] for row in layers if row[0] == PLAIN]).T
-    worst = {d: min(row[2] for row in reached if row[0] == d) for d in distances}
-    shares = [share for _, _, accuracy, share in reached if accuracy > LEARNT]
+    learnt = (accuracy > LEARNT).all(axis=1)
     metrics = {
         "seen_exponent": float(np.polyfit(np.log(depths), np.log(sees), 1)[0]),
         "used_exponent": float(np.polyfit(np.log(depths), np.log(uses), 1)[0]),
-        "reached_by_all": max((d for d in distances if worst[d] > LEARNT), default=0),
-        "accuracy_beyond": max(row[2] for row in reached if row[0] > radius),
-        "pixel_share": float(np.mean(shares)) if shares else 0.0,
-        "least_used_share": min(uses / sees for _, sees, uses, *_ in last.values()),
-        "most_used_share": max(uses / sees for _, sees, uses, *_ in last.values()),
-        "digits_accuracy": mean_std(r[2] for r in digits)[0],
+        "reached_by_all": max(np.array(distances)[learnt], default=0),
+        "accuracy_beyond": accuracy[np.array(distances) > radius].max(),
+        "least_used_share": min(row[2] / row[1] for row in last.values()),
+        "most_used_share": max(row[2] / row[1] for row in last.values()),
+        "digits_accuracy": float(np.mean([row[2] for row in digits])),
         "radius": radius,
     }
     for k, key in enumerate(("before", "after")):
         metrics[f"used_{key}"], metrics[f"used_{key}_std"] = mean_std(side(r[k]) for r in digits)
-        arrays[key] = np.mean([r[k] for r in digits], axis=0)
+        arrays[key] = np.mean([row[k] for row in digits], axis=0)
     each = [f"{name} {row[1]} and {row[2]:.1f}" for name, row in last.items()]
     answer = (
-        f"Untrained, they can see and do use, in pixels across: {', '.join(each)}. With the depth "
-        f"of plain 3x3 layers what is seen grows to the power {metrics['seen_exponent']:.2f}, what "
-        f"is used to the power {metrics['used_exponent']:.2f}. Learning digits takes a stack that "
-        f"sees {2 * radius + 1} pixels from {spread(metrics, 'used_before')} to "
-        f"{spread(metrics, 'used_after')} (n = {n}). "
-        f"{limit(metrics)}. A pixel that it learnt to report carries "
-        f"{metrics['pixel_share']:.0%} of the variance."
+        f"Untrained, they can see and do use, in pixels across: {', '.join(each)}. "
+        f"{growth(metrics)}. {change(metrics)} (n = {n}). {limit(metrics)}."
     )
+    rows = [[d, *mean_std(runs), n] for d, runs in zip(distances, accuracy)]
     tables = {
         "layers": Table(["architecture", "layer", "sees (px)", "uses (px)", "std", "n"], layers),
-        "distances": Table(["distance (px)", "seed", "accuracy", "share of that pixel"], reached),
+        "distances": Table(["distance (px)", "accuracy", "std", "n"], rows),
     }
     return Result(answer, "used_exponent", metrics, tables=tables, arrays=arrays)
 
 
-def spread(metrics: dict[str, float], key: str) -> str:
-    return f"{metrics[key]:.1f} ± {metrics[f'{key}_std']:.1f}"
+def growth(metrics: dict[str, float]) -> str:
+    return (
+        "With the depth of plain 3x3 layers what is seen grows to the power "
+        f"{metrics['seen_exponent']:.2f}, what is used to the power {metrics['used_exponent']:.2f}"
+    )
+
+
+def change(metrics: dict[str, float]) -> str:
+    before, after = (
+        f"{metrics[f'used_{key}']:.1f} ± {metrics[f'used_{key}_std']:.1f}"
+        for key in ("before", "after")
+    )
+    return (
+        f"Learning digits ({metrics['digits_accuracy']:.0%} right) takes what a stack uses of "
+        f"{2 * metrics['radius'] + 1:.0f} pixels across from {before} to {after}"
+    )
 
 
 def limit(metrics: dict[str, float]) -> str:
     far, best = metrics["reached_by_all"], metrics["accuracy_beyond"]
-    reached = (
-        f"Every run learns to report a pixel {far} pixels away" if far else "Not every run learns"
-    )
+    reached = f"All runs learn a distance of {far:.0f} pixels" if far else "Not all runs learn"
     return (
-        f"{reached}; beyond {metrics['radius']}, the radius of the field, at most {best:.1%} are "
-        "right, and guessing gives 50%"
+        f"{reached}; beyond {metrics['radius']:.0f}, the radius of the field, at most {best:.1%} "
+        "are right, and guessing gives 50%"
     )
 
 
-# --- figures --------------------------------------------------------------------------------
-
-
-def show_map(axes: Axes, mass: np.ndarray, box: Any, title: str) -> Any:
-    """A map with its unit at (0, 0), the box by theory, and the square that is used.
-
-    The square is centred where the mass is.
-    """
-    top, left, bottom, _ = box
-    reach = (bottom - top) / 2
+def show_map(axes: Axes, mass: np.ndarray, title: str, reach: float) -> Any:
+    """The map of a field around its unit, and the square that is used, where the mass is."""
     h, w = mass.shape
-    extent = (-left - reach, w - left - reach, h - top - reach, -top - reach)
-    image = axes.imshow(np.sqrt(mass / (mass.max() or 1)), extent=extent, vmin=0, vmax=1)
-    row, column = (mass.sum(axis=a) @ (np.arange(mass.shape[1 - a]) + 0.5) for a in (1, 0))
-    centre = column - left - reach, row - top - reach
-    for (x, y), edge, line, colour in (
-        ((0, 0), reach, "-", "C4"),
-        (centre, side(mass) / 2, "--", "white"),
-    ):
-        square = Rectangle((x - edge, y - edge), 2 * edge, 2 * edge, fill=False, ls=line, lw=2)
-        square.set_edgecolor(colour)
-        axes.add_patch(square)
-    axes.set(title=title, xlabel="pixels from the unit")
-    axes.set_facecolor("#440154")  # the colour of 0
+    slope, extent = np.sqrt(mass / (mass.max() or 1)), (-w / 2, w / 2, h / 2, -h / 2)
+    image = axes.imshow(slope, extent=extent, vmin=0, vmax=1)
+    y, x = (mass.sum(axis=1 - k) @ (np.arange(n) + (1 - n) / 2) for k, n in enumerate(mass.shape))
+    corner, used = (x - side(mass) / 2, y - side(mass) / 2), side(mass)
+    axes.add_patch(Rectangle(corner, used, used, fill=False, ls="--", lw=2, edgecolor="white"))
+    axes.set(title=title, xlabel="pixels from the unit", facecolor="#dddddd")
+    axes.set(xlim=(-reach, reach), ylim=(reach, -reach))
     axes.grid(False)
     return image
 
@@ -205,64 +193,47 @@ def show_map(axes: Axes, mass: np.ndarray, box: Any, title: str) -> Any:
 def draw(result: Result) -> dict[str, Figure]:
     metrics, arrays, rows = result.metrics, result.arrays, result.tables["layers"].rows
     last = {name: row for name, *row in rows}
-    before, after = spread(metrics, "used_before"), spread(metrics, "used_after")
     radius, n = int(metrics["radius"]), rows[0][5]
-    size = 2 * radius + 1
 
     maps, axes = plots.grid(2, 4, width=2.9, height=3.1)
     for place, (name, row) in zip(axes.flat, last.items()):
-        title = f"{name}:\nsees {row[1]}, uses {row[2]:.1f}"
-        image = show_map(place, arrays[name], arrays[f"{name} box"], title)
-        place.set(xlim=(-20, 20), ylim=(20, -20), xticks=range(-20, 21, 10))
-        place.set_yticks(range(-20, 21, 10))
-    maps.colorbar(image, ax=axes.ravel().tolist(), label=SLOPE, shrink=0.7)
+        image = show_map(place, arrays[name], f"{name}:\nsees {row[1]}, uses {row[2]:.1f}", 20)
+    maps.colorbar(
+        image, ax=axes.ravel().tolist(), label="slope along the pixel (1: steepest)", shrink=0.7
+    )
     maps.suptitle(
         f"Untrained networks use {metrics['least_used_share']:.0%} to "
-        f"{metrics['most_used_share']:.0%} of the width that they see. Solid: the field by "
+        f"{metrics['most_used_share']:.0%} of the width that they see. Coloured: the field by "
         "theory; dashed: a square of as many pixels as carry 95% of the variance"
     )
 
-    growth, axes = plots.grid(width=7.5, height=4.8)
+    deeper, ((place,),) = plots.grid(width=7.5, height=4.8)
     widest = max(row[1] for row in last.values())
-    axes[0, 0].plot([1, widest], [1, widest], color="grey", ls=":", label="all that is seen")
+    place.plot([1, widest], [1, widest], color="grey", ls=":", label="all that is seen")
     for number, name in enumerate(last):
-        _, sees, uses, std = zip(*(row[1:5] for row in rows if row[0] == name))
+        sees, uses, std = zip(*(row[2:5] for row in rows if row[0] == name))
         style: dict[str, Any] = {"marker": plots.MARKERS[number], "ms": 6, "capsize": 3}
-        axes[0, 0].errorbar(sees, uses, std, label=name, color=f"C{number}", **style)
-    axes[0, 0].set(xlabel="seen, by theory (pixels across)", ylabel="used (pixels across)")
-    axes[0, 0].legend()
-    growth.suptitle(
-        f"Layer by layer: {PLAIN} end by using {last[PLAIN][2] / last[PLAIN][1]:.0%} of what they "
-        f"see, which grows with depth to the power {metrics['seen_exponent']:.2f}, and what is "
-        f"used to the power {metrics['used_exponent']:.2f} (bars: one standard deviation, n = {n})"
-    )
+        place.errorbar(sees, uses, std, label=name, color=f"C{number}", **style)
+    place.set(xlabel="seen, by theory (pixels across)", ylabel="used (pixels across)")
+    place.legend(title=f"layer by layer; bars: ± std (n = {n})")
+    deeper.suptitle(growth(metrics))
 
-    runs = result.tables["distances"].rows
-    distances = sorted({row[0] for row in runs})
-    near = [d for d in distances if d <= max(metrics["reached_by_all"], distances[0])]
-    shown = {"before": "untrained", "after": "has learnt digits"}
-    chosen = dict.fromkeys((near[len(near) // 2], near[-1]))
-    shown |= {f"distance {d}": f"reports {d} to the right" for d in chosen}
-    training, axes = plots.grid(1, len(shown), width=2.9, height=3.3)
+    distances = [row[0] for row in result.tables["distances"].rows]
+    far = int(metrics["reached_by_all"]) or distances[0]
+    shown = {
+        "before": "untrained",
+        "after": "has learnt digits",
+        f"distance {far}": f"reports {far} to the right",
+    }
+    training, axes = plots.grid(1, 3, width=2.9, height=3.3)
     for place, (key, title) in zip(axes[0], shown.items()):
-        image = show_map(place, arrays[key], (0, 0, size, size), title)
-        place.set(xlim=(-radius - 1, radius + 1), ylim=(radius + 1, -radius - 1))
-    training.colorbar(image, ax=axes.ravel().tolist(), label=SLOPE, shrink=0.8)
-    training.suptitle(
-        f"Of {size} pixels across the stack uses {before} untrained and {after} when it has learnt "
-        f"digits ({metrics['digits_accuracy']:.0%} right, n = {n}); when it reports one pixel, "
-        f"that one carries {metrics['pixel_share']:.0%} of the variance"
-    )
+        show_map(place, arrays[key], title, radius + 1)
+    training.suptitle(f"{change(metrics)} (n = {n})")
 
-    reach, axes = plots.grid(width=7.5, height=3.6)
-    mean = [np.mean([row[2] for row in runs if row[0] == d]) for d in distances]
-    axes[0, 0].plot(distances, mean, label=f"mean of {n} runs")
-    axes[0, 0].plot([row[0] for row in runs], [row[2] for row in runs], "o", label="one run each")
-    edge = f"the edge of the field: {radius} pixels"
-    axes[0, 0].axvline(radius + 0.5, color="C1", ls="--", label=edge)
-    axes[0, 0].axhline(0.5, color="grey", ls=":", label="guessing")
-    axes[0, 0].set(xlabel="distance of the pixel to be reported (pixels)", ylabel="accuracy")
-    axes[0, 0].set(ylim=(0.4, 1.05), xticks=distances)
-    axes[0, 0].legend(loc="center left")
+    reach, ((place,),) = plots.grid(width=7.5, height=3.6)
+    plots.show_runs(place, 100 * arrays["accuracy"], [f"{d}" for d in distances])
+    place.axvline(sum(d <= radius for d in distances) - 0.5, color="black", ls="--")
+    label = "distance of the pixel to be reported (pixels); dashed: the edge of the field"
+    place.set(xlabel=f"{label}\n{place.get_xlabel()}", ylabel="accuracy (%)")
     reach.suptitle(limit(metrics))
-    return {"architectures": maps, "growth": growth, "training": training, "reach": reach}
+    return {"architectures": maps, "growth": deeper, "training": training, "reach": reach}

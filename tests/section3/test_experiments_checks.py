@@ -112,11 +112,10 @@ def test_convolution_speed(run_tiny: Callable[..., Result]) -> None:
     rows = [dict(zip(times.columns, row)) for row in times.rows]
     assert {row["method"] for row in rows} == set(convolution_speed.METHODS.values())
     assert {row["size"] for row in rows if row["method"] == "loops"} == {3}
-    assert all(row["repeats"] == 2 for row in rows)
     for row in rows:
+        assert row["repeats"] == (convolution_speed.LOOP_CALLS if row["method"] == "loops" else 2)
         assert 0 < row["lower quartile"] <= row["ms"] <= row["upper quartile"]
-        assert bool(row["layout"]) == (row["method"] == "PyTorch")
-    assert result.metrics["largest_difference"] < 1e-5
+    assert 0 < result.metrics["conv2d_share_lowest"] <= result.metrics["conv2d_share_highest"]
     assert "PyTorch" in result.answer and "not installed" not in result.answer
 
 
@@ -127,27 +126,29 @@ def test_convolution_speed_without_torch(
     monkeypatch.setattr(convolution_speed, "SERVER", command)
     result = run_tiny("convolution_speed", *TINY)
     assert "PyTorch is not installed" in result.answer
-    assert "PyTorch" not in {row[5] for row in result.tables["times"].rows}
+    assert "PyTorch" not in {row[3] for row in result.tables["times"].rows}
 
 
 def test_a_server_that_dies_is_an_error() -> None:
-    command = [sys.executable, "-c", 'print(\'{"version": "0"}\', flush=True); input()']
+    command = [sys.executable, "-c", "print(0, flush=True); input()"]
     with TorchServer(command) as server, pytest.raises(RuntimeError, match="has ended"):
         assert server.version == "0"
-        server.milliseconds(Case(1, 4, 1, 1), False, 1)
+        server.seconds(Case("a layer", 1, 4, 1, 1), 1)
 
 
-@pytest.mark.parametrize("case", [Case(2, 5, 3, 4), Case(1, 6, 2, 3, kernel=5, stride=2)])
+@pytest.mark.parametrize(
+    "case", [Case("odd", 2, 5, 3, 4), Case("wide", 1, 6, 2, 3, kernel=5, stride=2)]
+)
 def test_all_ways_to_compute_a_convolution_agree(case: Case) -> None:
     functions = convolution_speed.calls(case, np.random.default_rng(0))
-    assert convolution_speed.disagreement(functions) < 1e-5
-    wrong = functions | {("wrong", False): lambda: 2 * functions["conv2d", False]()}
-    assert convolution_speed.disagreement(wrong) > 0.5
+    loops, *others = (call() for call in functions.values())
+    for arrays in others:
+        for array, expected in zip(arrays, loops, strict=True):
+            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_work_is_counted_by_the_places_of_the_output() -> None:
-    case = Case(2, 5, 3, 4, kernel=3, stride=2)
+    case = Case("a layer", 2, 5, 3, 4, kernel=3, stride=2)
     conv = Conv2D(3, 4, 3, stride=2, padding=1, rng=np.random.default_rng(0))
     y = conv(np.zeros((2, 5, 5, 3), np.float32))
-    assert case.gflop(False) * 1e9 == pytest.approx(2 * y.size * conv.weight.value[..., 0].size)
-    assert case.gflop(True) == pytest.approx(3 * case.gflop(False))
+    assert case.gflop * 1e9 == pytest.approx(3 * 2 * y.size * conv.weight.value[..., 0].size)
