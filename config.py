@@ -203,12 +203,12 @@ BUDGETS: dict[int, dict[str, dict]] = {
                    [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
         },
         "cifar10_cnn": {
-            "seconds": (7, 220, 2700),
+            "seconds": (7, 220, 3000),
             "models": (["three_layer_cnn", "conv_pool_3"], ["three_layer_cnn", "conv_pool_3"],
                        ["three_layer_cnn", "conv_pool_3", "numpy_resnet"]),
             "epochs": ([2, 4], [4, 8], [10, 20, 20]), "samples": (2000, 50000, 50000),
             "lr": ([0.001, 0.004], [0.001, 0.004], [0.001, 0.004, 0.004]),
-            "batch_size": (32, 128, 128), "shift": (1, 2, 4),
+            "batch_size": (32, 128, 128), "shift": (1, 2, 2),
         },
         "cifar100_mlp_vs_cnn": {
             "seconds": (4, 65, 2300),
