@@ -44,7 +44,9 @@ def parser() -> Parser:
     p.add_argument("--threads", metavar="N", help="cores to use (default: all); same numbers")
     again = p.add_mutually_exclusive_group()
     again.add_argument(
-        "--resume", action="store_true", help="skip what is done with these settings"
+        "--resume",
+        action="store_true",
+        help="keep what is done with these settings, go on with what was stopped",
     )
     again.add_argument(
         "--force", action="store_true", help="replace results of a costlier mode too"
@@ -133,10 +135,11 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
         data=arguments.data,
         results=Path(arguments.results),
         threads=threads,
+        resume=arguments.resume,
     )
     if arguments.replot:
         return runner.replot(chosen, settings)
-    return runner.run_all(chosen, budget, settings, resume=arguments.resume, force=arguments.force)
+    return runner.run_all(chosen, budget, settings, force=arguments.force)
 
 
 def parse_seed(text: str) -> int:

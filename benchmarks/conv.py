@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.timing import Comparison, compare
 from section1.parallel import Workers, one_blas_thread
-from section1.row_parallel import RowParallel
+from section1.row_parallel import row_parallel
 from section1.training import micro_batches
 from section3.conv import Conv2D
 
@@ -73,8 +73,8 @@ def numpy_pass(case: Case, workers: Workers) -> Callable[[], object]:
         case.channels, case.filters, case.kernel, stride=case.stride,
         padding=case.padding, groups=case.groups, rng=rng,
     )  # fmt: skip
-    rows = max(1, case.images // 8)  # as `fit` cuts a batch: the same for any number of threads
-    parallel = RowParallel(layer.replica(), workers, lambda n: micro_batches(n, max(16, rows)))
+    quarter = case.images // 4  # cut alike for any number of threads, as in `fit`
+    parallel = row_parallel(layer.replica(), workers, lambda n: micro_batches(n, quarter))
     x = rng.standard_normal((case.images, case.size, case.size, case.channels), np.float32)
     dy = rng.standard_normal(parallel.forward(x).shape, np.float32)
 

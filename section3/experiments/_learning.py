@@ -27,7 +27,7 @@ from utils.experiments.runner import settings_of
 
 @contextmanager
 def resumable(run: Run) -> Iterator[Path]:
-    """A folder for checkpoints: new, or that of a run with the same settings that was stopped.
+    """A folder for checkpoints: new or, with --resume, that of a stopped run of these settings.
 
     The settings lie in `unfinished.json` until the run is done. So what was stopped goes on
     from its last epoch, with the same numbers as if it had not been; what was finished starts
@@ -35,7 +35,8 @@ def resumable(run: Run) -> Iterator[Path]:
     """
     folder = run.checkpoints / run.settings.mode
     stamp, settings = folder / "unfinished.json", to_json(settings_of(run))
-    if not stamp.is_file() or stamp.read_bytes() != settings:
+    stopped = stamp.is_file() and stamp.read_bytes() == settings
+    if not (run.settings.resume and stopped):
         shutil.rmtree(folder, ignore_errors=True)
         write_file(stamp, settings)
     yield folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ SMALL: dict[str, Any] = {"samples": 150, "batch_size": 50, "epochs": 3, "filters
 
 def small(folder: Path, name: str = "mnist_cnn", threads: int | None = 1, **changes: Any) -> Run:
     (experiment,) = registry.select([name])
-    settings = Settings("quick", 0, "embedded", folder, threads)
+    settings = Settings("quick", 0, "embedded", folder, threads, resume=True)
     return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
 
 
@@ -101,6 +102,26 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
     same(rest, whole)
     runner.compute(small(tmp_path / "cut", **changes))
     assert len(calls) == 8  # what was finished starts anew
+
+
+def test_without_resume_what_was_stopped_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advance, calls = Progress.advance, []
+
+    def stop(bar: Progress, note: str = "") -> None:
+        calls.append(note)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        advance(bar, note)
+
+    monkeypatch.setattr(Progress, "advance", stop)
+    run = small(tmp_path)
+    run.settings = replace(run.settings, resume=False)
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(run)
+    runner.compute(run)
+    assert len(calls) == 2 + 3
 
 
 def test_checkpoints_of_other_settings_are_not_gone_on_with(

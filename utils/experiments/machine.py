@@ -81,7 +81,7 @@ def blas() -> str:
     if "architecture" in library:
         text += f", code for {library['architecture']}"
     forced = os.environ.get("OPENBLAS_CORETYPE")
-    return text + (f" (set by OPENBLAS_CORETYPE={forced})" if forced else "")
+    return text + (f", as OPENBLAS_CORETYPE={forced} demands" if forced else "")
 
 
 def reset_peak_memory() -> None:

@@ -27,6 +27,7 @@ class Settings:
     data: Literal["auto", "real", "embedded"]
     results: Path
     threads: int | None = None  # None: every core
+    resume: bool = False  # keep what is done, go on with what was stopped half-way
 
     def folder(self, experiment: Experiment) -> Path:
         return self.results / f"section{experiment.section}" / experiment.name

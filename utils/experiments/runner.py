@@ -39,13 +39,12 @@ def run_all(
     budgets: dict[str, Budget],
     settings: Settings,
     *,
-    resume: bool = False,
     force: bool = False,
 ) -> int:
     """Run, save and draw each experiment, print a summary, and return the exit code.
 
     An experiment that fails is recorded and the rest goes on. Results of a costlier mode
-    are kept unless `force`; with `resume` so is what was done with the same settings.
+    are kept unless `force`; with `settings.resume` so is what was done with the same settings.
     Raises UserError where the results folder cannot be written to.
     """
     check_writable(settings.results)
@@ -55,7 +54,7 @@ def run_all(
         for position, experiment in enumerate(experiments, start=1):
             print(f"[{position}/{len(experiments)}] {experiment.name}: {experiment.question}")
             run = Run(experiment, settings, budgets[experiment.name])
-            outcome = None if force else kept(run, resume)
+            outcome = None if force else kept(run)
             outcomes.append(outcome or attempt(run))
             print(f"      {outcomes[-1].error or outcomes[-1].note}", flush=True)
     except KeyboardInterrupt:
@@ -74,14 +73,14 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
-def kept(run: Run, resume: bool) -> Outcome | None:
+def kept(run: Run) -> Outcome | None:
     """The saved result where it is to be kept instead of running again, else None."""
     folder = run.settings.folder(run.experiment)
     try:
         saved = results.load(folder)
     except UserError:
         return None
-    if resume and saved.info.get("settings") == settings_of(run):
+    if run.settings.resume and saved.info.get("settings") == settings_of(run):
         if not all((folder / name).exists() for name in saved.info.get("figures", ["none yet"])):
             draw(run.experiment, saved, folder)
         return Outcome(run.experiment, saved, note="done before with the same settings: kept")
