@@ -230,7 +230,7 @@ def draw(result: Result) -> dict[str, Figure]:
         show_map(place, arrays[key], title, radius + 1)
     training.suptitle(f"{change(metrics)} (n = {n})")
 
-    reach, ((place,),) = plots.grid(width=7.5, height=3.6)
+    reach, ((place,),) = plots.grid(width=max(7.5, 1.35 * len(distances)), height=3.6)
     plots.show_runs(place, 100 * arrays["accuracy"], [f"{d}" for d in distances])
     place.axvline(sum(d <= radius for d in distances) - 0.5, color="black", ls="--")
     label = "distance of the pixel to be reported (pixels); dashed: the edge of the field"
