@@ -241,6 +241,7 @@ class _Check:
         for name, (array, _) in arrays.items():
             if array.dtype != np.float64:
                 raise ValueError(f"a gradient check needs float64, but {name} is {array.dtype}")
+        self.middle = terms().copy()
         self.noise = self.rounding()
 
     def elements(self, name: str, sample: int) -> Row:
@@ -294,9 +295,9 @@ class _Check:
         return slope if slope.smooth else self.slope_by(at, self.step / 8)
 
     def slope_by(self, at: Callable[[float], np.ndarray], h: float) -> _Slope:
-        middle, centred, bend = at(0), [], []
+        centred, bend = list[float](), list[float]()
         for t in (h, 2 * h, 4 * h):
-            up, down = at(t) - middle, at(-t) - middle
+            up, down = at(t) - self.middle, at(-t) - self.middle
             centred.append(float((up - down).sum()) / (2 * t))  # f' + (t^2) + (t^4) ...
             bend.append(float((up + down).sum()) / t)  # jump of f' + (t) + (t^3) ...
         first = (4 * centred[0] - centred[1]) / 3  # without t^2
@@ -324,7 +325,7 @@ class _Check:
             estimates.append(
                 math.sqrt(np.mean(sums**2) * math.factorial(6) ** 2 / math.factorial(12))
             )
-        one = float(np.finfo(float).eps * np.linalg.norm(self.terms()))
+        one = float(np.finfo(float).eps * np.linalg.norm(self.middle))
         return float(np.clip(np.median(estimates), one / 2, 1000 * one))
 
     def row(self, name: str, size: int, analytic: list[float], slopes: list[_Slope]) -> Row:
