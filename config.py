@@ -203,7 +203,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
                    [0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
         },
         "cifar10_cnn": {
-            "seconds": (6, 265, 3000),
+            "seconds": (6, 277, 3000),
             "models": (["three_layer_cnn", "conv_pool_3"], ["three_layer_cnn", "conv_pool_3"],
                        ["three_layer_cnn", "conv_pool_3", "numpy_resnet"]),
             "epochs": ([1, 3], [3, 7], [10, 20, 20]), "samples": (1500, 50000, 50000),
