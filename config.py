@@ -217,5 +217,13 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "lr": ([0.003, 0.01], [0.003, 0.01], [0.003, 0.005]),
         },
     },
+    4: {
+        "resnet18_cifar10": {
+            "seconds": (10, 600, 4800),
+            "recipes": (["sgd"], ["sgd"], ["sgd", "adam"]), "width": (8, 64, 64),
+            "epochs": (4, 3, 14), "epochs_on_gpu": (4, 15, 60), "samples": (1500, 30000, 50000),
+            "lr": ([0.1], [0.1], [0.1, 0.001]), "batch_size": (32, 128, 128),
+        },
+    },
 }
 # fmt: on

@@ -5,11 +5,13 @@ python main.py --all               every experiment, in the mode of config.py
 python main.py 3                   a section
 python main.py xor mnist_cnn       experiments by name
 python main.py --list              what there is
+torchrun --nproc-per-node=2 main.py 4    section 4 in two processes
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import warnings
@@ -20,6 +22,7 @@ import config
 from utils.errors import UserError
 from utils.experiments import registry
 from utils.experiments.budget import budgets, parse
+from utils.experiments.machine import writes
 from utils.experiments.registry import Experiment
 
 
@@ -42,6 +45,9 @@ def parser() -> Parser:
     p.add_argument("--data", choices=("auto", "real", "embedded"), default="auto")
     p.add_argument("--results", metavar="DIR", default=config.RESULTS_DIR)
     p.add_argument("--threads", metavar="N", help="cores to use (default: all); same numbers")
+    p.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
+    precisions = ("auto", "float32", "bfloat16", "float16")
+    p.add_argument("--precision", choices=precisions, default="auto", help="of section 4")
     again = p.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
@@ -136,6 +142,8 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
         results=Path(arguments.results),
         threads=threads,
         resume=arguments.resume,
+        device=arguments.device,
+        precision=arguments.precision,
     )
     if arguments.replot:
         return runner.replot(chosen, settings)
@@ -175,7 +183,10 @@ def main() -> int:
             stream.reconfigure(errors="replace")  # a console without these characters shows "?"
     warnings.formatwarning = lambda message, *_: f"main.py: {message}\n"  # no line of code
     try:
-        return run(sys.argv[1:])
+        if writes():
+            return run(sys.argv[1:])
+        with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence):
+            return run(sys.argv[1:])  # of several processes that torchrun started, one speaks
     except UserError as error:
         print(f"main.py: {error}", file=sys.stderr)
         return 2

@@ -12,8 +12,9 @@ import json
 import os
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -52,11 +53,16 @@ def save(
     }
     arrays: dict[str, Any] = dict(_arrays(model, optimizer))
     arrays["facts"] = np.array(json.dumps(facts, default=lambda array: array.tolist()))
+    write_whole(path, lambda file: np.savez(file, **arrays))
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Create or replace a file by what `write` puts into it: wholly or, on an error, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
+            write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

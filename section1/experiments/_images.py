@@ -75,22 +75,33 @@ def most_confused(counts: np.ndarray, at_most: int = 5) -> list[tuple[int, int, 
 
 
 def account_of_errors(
-    model: Layer, data: Rows, run: Run, at_most: int = 18
+    model: Layer, data: Rows, run: Run
 ) -> tuple[dict[str, Table], dict[str, np.ndarray]]:
-    """Tables and arrays on a model's errors on the test set, for `draw_errors`.
+    """Tables and arrays on a model's errors on the test set, for `draw_errors`."""
+    x, true = data.test
+    probability = softmax(predict(model, x, threads=run.threads))
+    return errors_among(probability, true, data.images, data.classes)
+
+
+def errors_among(
+    probability: np.ndarray,
+    true: np.ndarray,
+    images: np.ndarray,
+    classes: tuple[str, ...],
+    at_most: int = 18,
+) -> tuple[dict[str, Table], dict[str, np.ndarray]]:
+    """The same from probabilities (N, K), labels (N,) and the images (N, H, W, C) themselves.
 
     The examples are those in whose wrong class the model had most confidence.
     """
-    x, true = data.test
-    probability = softmax(predict(model, x, threads=run.threads))  # (N, K)
     predicted, confidence = probability.argmax(axis=1), probability.max(axis=1)
-    counts = confusion(true, predicted, len(data.classes))
+    counts = confusion(true, predicted, len(classes))
     wrong = np.flatnonzero(predicted != true)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:at_most]
-    pairs = [[data.classes[i], data.classes[j], n] for i, j, n in most_confused(counts)]
+    pairs = [[classes[i], classes[j], n] for i, j, n in most_confused(counts)]
     by_class = [
         [name, int(row.sum()), float(row[k] / max(row.sum(), 1))]
-        for k, (name, row) in enumerate(zip(data.classes, counts))
+        for k, (name, row) in enumerate(zip(classes, counts))
     ]
     tables = {
         "confused": Table(["true class", "predicted class", "images"], pairs),
@@ -98,7 +109,7 @@ def account_of_errors(
     }
     arrays = {
         "confusion": counts,
-        "mistakes": data.images[worst],
+        "mistakes": images[worst],
         "mistakes_true": true[worst],
         "mistakes_predicted": predicted[worst],
         "mistakes_confidence": confidence[worst],

@@ -1,11 +1,8 @@
-"""What `mnist_cnn` and `cifar10_cnn` share: learning from changed images, going on after a stop."""
+"""What `mnist_cnn` and `cifar10_cnn` share: learning from changed images."""
 
 from __future__ import annotations
 
 import math
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,27 +17,7 @@ from section3.augment import augmented
 from section3.experiments._cnns import Images
 from section3.fused import fused
 from utils.experiments.progress import Progress
-from utils.experiments.results import to_json, write_file
 from utils.experiments.run import Run
-from utils.experiments.runner import settings_of
-
-
-@contextmanager
-def resumable(run: Run) -> Iterator[Path]:
-    """A folder for checkpoints: new or, with --resume, that of a stopped run of these settings.
-
-    The settings lie in `unfinished.json` until the run is done. So what was stopped goes on
-    from its last epoch, with the same numbers as if it had not been; what was finished starts
-    anew, and until then its weights are there to be used.
-    """
-    folder = run.checkpoints / run.settings.mode
-    stamp, settings = folder / "unfinished.json", to_json(settings_of(run))
-    stopped = stamp.is_file() and stamp.read_bytes() == settings
-    if not (run.settings.resume and stopped):
-        shutil.rmtree(folder, ignore_errors=True)
-        write_file(stamp, settings)
-    yield folder
-    stamp.unlink()
 
 
 def learn(

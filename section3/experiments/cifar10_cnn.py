@@ -18,7 +18,7 @@ from section1.experiments._training import one_for_each
 from section1.network import Sequential
 from section3.conv import Conv2D
 from section3.experiments._cnns import Images, count_parameters, load_images
-from section3.experiments._learning import as_rows, learn, resumable
+from section3.experiments._learning import as_rows, learn
 from section3.models import mnist_cnn, numpy_resnet, three_layer_cnn
 from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
@@ -49,7 +49,7 @@ def compute(run: Run) -> Result:
     data = load_images(run, "cifar10")
     trained, curves, rows = {}, {}, []
     metrics: dict[str, float] = {}
-    with resumable(run) as folder, run.progress(sum(epochs)) as bar:
+    with run.resumable() as folder, run.progress(sum(epochs)) as bar:
         for number, (name, count, lr) in enumerate(zip(budget.models, epochs, rates)):
             model = MODELS[name](data, run.rng(number, 0))
             trained[name] = learn(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from section1.experiments._images import account_of_errors, draw_errors
 from section1.experiments._training import mean_std
 from section3.experiments._cnns import count_parameters, load_images
-from section3.experiments._learning import as_rows, learn, resumable
+from section3.experiments._learning import as_rows, learn
 from section3.models import mnist_cnn
 from utils.experiments.results import Curve, Result
 from utils.experiments.run import Run
@@ -33,7 +33,7 @@ def compute(run: Run) -> Result:
         for seed in range(budget.seeds)
     ]  # fmt: skip
     changes = {"shift": budget.shift, "turn": budget.turn, "stretch": budget.stretch}
-    with resumable(run) as folder, run.progress(budget.seeds * budget.epochs) as bar:
+    with run.resumable() as folder, run.progress(budget.seeds * budget.epochs) as bar:
         runs = [
             learn(
                 run, model, data, epochs=budget.epochs, lr=budget.lr, folder=folder / f"seed{seed}",

@@ -41,6 +41,16 @@ def git_state() -> dict[str, str | bool | None]:
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
 
 
+def processes() -> int:
+    """How many processes torchrun has started to do this together; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def writes() -> bool:
+    """Whether this process is the one that writes files and speaks: of several, the first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def processor() -> str:
     """The name of the CPU, as far as the system tells it."""
     try:

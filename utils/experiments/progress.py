@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from utils.experiments.machine import writes
+
 LINE_EVERY = 10.0  # seconds between plain lines
 
 
@@ -16,7 +18,7 @@ class Progress:
         self.label, self.total, self.done = label, total, 0
         self.start = self.last_line = time.monotonic()
         self.bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and writes():
             from tqdm import tqdm
 
             self.bar = tqdm(total=total, desc=label, leave=False, file=sys.stderr)
@@ -29,7 +31,7 @@ class Progress:
             self.bar.update()
             return
         now = time.monotonic()
-        if now - self.last_line >= LINE_EVERY:
+        if now - self.last_line >= LINE_EVERY and writes():
             self.last_line = now
             left = (now - self.start) / self.done * (self.total - self.done)
             parts = [f"{self.label}: {self.done} of {self.total}", f"about {left:.0f} s left", note]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +17,10 @@ import config
 from utils.data import Dataset, TextData
 from utils.data import load as load_data
 from utils.experiments.budget import Budget
+from utils.experiments.machine import writes
 from utils.experiments.progress import Progress
 from utils.experiments.registry import ROOT, Experiment
+from utils.experiments.results import to_json, to_plain, write_file
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,8 @@ class Settings:
     results: Path
     threads: int | None = None  # None: every core
     resume: bool = False  # keep what is done, go on with what was stopped half-way
+    device: str = "auto"  # of section 4
+    precision: str = "auto"  # of section 4
 
     def folder(self, experiment: Experiment) -> Path:
         return self.results / f"section{experiment.section}" / experiment.name
@@ -41,6 +48,7 @@ class Run:
     settings: Settings
     budget: Budget
     data_used: dict[str, dict[str, str]] = field(default_factory=dict)
+    engine: str = ""  # the device and precision that section 4 settled on
 
     @property
     def threads(self) -> int | None:
@@ -60,6 +68,36 @@ class Run:
         name = zlib.crc32(self.experiment.name.encode())
         # Seeds are padded with zeros, so (0,) and (0, 0) differ only by their lengths.
         return np.random.default_rng([self.settings.seed, name, len(key), *key])
+
+    def seed(self, *key: int) -> int:
+        """A number that seeds other generators, such as PyTorch's, as independently."""
+        return int(self.rng(*key).integers(2**63))
+
+    def identity(self) -> dict:
+        """What decides the numbers of a run (the number of threads does not)."""
+        settings = self.settings
+        named = {"mode": settings.mode, "seed": settings.seed, "data": settings.data}
+        if self.experiment.section == 4:
+            named |= {"device": settings.device, "precision": settings.precision}
+        return to_plain({**named, "budget": dict(self.budget)})
+
+    @contextmanager
+    def resumable(self) -> Iterator[Path]:
+        """A folder for checkpoints: new or, with --resume, that of a stopped run like this one.
+
+        What decides the numbers lies in `unfinished.json` until the run is done. So what was
+        stopped goes on from its last epoch, with the same numbers as if it had not been; what was
+        finished starts anew, and until then its weights are there to be used.
+        """
+        folder = self.checkpoints / self.settings.mode
+        stamp, identity = folder / "unfinished.json", to_json(self.identity())
+        stopped = stamp.is_file() and stamp.read_bytes() == identity
+        if writes() and not (self.settings.resume and stopped):
+            shutil.rmtree(folder, ignore_errors=True)
+            write_file(stamp, identity)
+        yield folder
+        if writes():
+            stamp.unlink()
 
     def load(self, name: str) -> Any:
         """The data set `name` by the policy of this run; it is noted in the result.

@@ -47,7 +47,10 @@ def run_all(
     are kept unless `force`; with `settings.resume` so is what was done with the same settings.
     Raises UserError where the results folder cannot be written to.
     """
-    check_writable(settings.results)
+    if machine.processes() > 1:
+        experiments = in_several_processes(experiments)
+    if machine.writes():
+        check_writable(settings.results)
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -57,6 +60,8 @@ def run_all(
             outcome = None if force else kept(run)
             outcomes.append(outcome or attempt(run))
             print(f"      {outcomes[-1].error or outcomes[-1].note}", flush=True)
+            if outcomes[-1].error and machine.processes() > 1:
+                break  # the other processes wait for this one, until it ends
     except KeyboardInterrupt:
         interrupted = True
     finally:
@@ -65,6 +70,14 @@ def run_all(
         print(f"\nStopped; {len(outcomes)} finished. Go on with the same command and --resume.")
         return INTERRUPTED
     return max((outcome.code for outcome in outcomes), default=OK)
+
+
+def in_several_processes(experiments: list[Experiment]) -> list[Experiment]:
+    """Those of section 4; the others run in one process, where they use every core."""
+    modern = [experiment for experiment in experiments if experiment.section == 4]
+    if not modern:
+        raise UserError("torchrun is for section 4 alone: start the other sections without it")
+    return modern
 
 
 def check_writable(folder: Path) -> None:
@@ -80,8 +93,10 @@ def kept(run: Run) -> Outcome | None:
         saved = results.load(folder)
     except UserError:
         return None
-    if run.settings.resume and saved.info.get("settings") == settings_of(run):
-        if not all((folder / name).exists() for name in saved.info.get("figures", ["none yet"])):
+    if run.settings.resume and saved.info.get("settings") == run.identity():
+        if machine.writes() and not all(
+            (folder / name).exists() for name in saved.info.get("figures", ["none yet"])
+        ):
             draw(run.experiment, saved, folder)
         return Outcome(run.experiment, saved, note="done before with the same settings: kept")
     mode = saved.info.get("settings", {}).get("mode")
@@ -91,18 +106,6 @@ def kept(run: Run) -> Outcome | None:
     return None
 
 
-def settings_of(run: Run) -> dict:
-    """What decides the numbers of a run (the number of threads does not)."""
-    return results.to_plain(
-        {
-            "mode": run.settings.mode,
-            "seed": run.settings.seed,
-            "data": run.settings.data,
-            "budget": dict(run.budget),
-        }
-    )
-
-
 def attempt(run: Run) -> Outcome:
     """Compute, save and draw. An error is recorded beside the earlier result, if any."""
     folder = run.settings.folder(run.experiment)
@@ -110,6 +113,8 @@ def attempt(run: Run) -> Outcome:
         result = compute(run)
     except Exception as error:
         return failure(run, error)
+    if not machine.writes():
+        return Outcome(run.experiment, result, note=result.answer)
     results.save(result, folder)  # a disk that is full ends the whole call, with one sentence
     (folder / "failure.json").unlink(missing_ok=True)
     try:
@@ -131,9 +136,11 @@ def compute(run: Run) -> Result:
         "experiment": run.experiment.name,
         "section": run.experiment.section,
         "question": run.experiment.question,
-        "settings": settings_of(run),
+        "settings": run.identity(),
         "data": run.data_used,
         "threads": run.settings.threads,
+        "processes": machine.processes(),
+        "engine": run.engine,
         "seconds": round(time.perf_counter() - start, 3),
         "peak_memory_mb": machine.peak_memory_mb(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -167,7 +174,8 @@ def subtitle(result: Result) -> str:
     """The data and settings that stand under the title of every figure."""
     settings = result.info["settings"]
     data = "; ".join(used["description"] for used in result.info["data"].values())
-    return " · ".join(filter(None, [data, settings["mode"].upper(), f"seed {settings['seed']}"]))
+    words = [data, settings["mode"].upper(), f"seed {settings['seed']}", result.info.get("engine")]
+    return " · ".join(filter(None, words))
 
 
 def failure(run: Run, error: Exception) -> Outcome:
@@ -175,8 +183,9 @@ def failure(run: Run, error: Exception) -> Outcome:
     bad_input = isinstance(error, UserError)
     path = run.settings.folder(run.experiment) / "failure.json"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    record = {"error": str(error), "traceback": trace.splitlines(), "settings": settings_of(run)}
-    results.write_file(path, results.to_json(record))
+    record = {"error": str(error), "traceback": trace.splitlines(), "settings": run.identity()}
+    if machine.writes():
+        results.write_file(path, results.to_json(record))
     said = str(error) if bad_input else f"{type(error).__name__}: {error} (details: {path})"
     code = BAD_INPUT if bad_input else FAILED
     return Outcome(run.experiment, error=f"FAILED: {said}", code=code)

@@ -1,0 +1,96 @@
+"""Several processes that train one model: each on its share of every batch.
+
+`torchrun --nproc-per-node=2 main.py 4` starts the program twice and tells each process its rank
+in the environment. Every process has the whole model; after backward their gradients are averaged
+(PyTorch's DistributedDataParallel), so all take the same step. Started without torchrun, there is
+one process, and all of this does nothing.
+
+Source: Li et al., PyTorch Distributed: experiences on accelerating data parallel training,
+arXiv:2006.15704.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+def rank() -> int:
+    """The number of this process, from 0; process 0 alone writes files."""
+    return int(os.environ.get("RANK", 0))
+
+
+def count() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def local_rank() -> int:
+    """The number of this process on its own machine: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def join(device: torch.device) -> None:
+    """Meet the other processes, once: over NCCL between GPUs, over gloo between CPUs."""
+    if count() == 1 or dist.is_initialized():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+
+
+def share(rows: Any) -> Any:
+    """Every `count`-th of the rows, from the `rank`-th on: what this process has to do."""
+    return rows[rank() :: count()]
+
+
+def of_first(answer: bool) -> bool:
+    """What process 0 answers, for all."""
+    return bool(total([float(answer and rank() == 0)])[0])
+
+
+def total(numbers: Sequence[float], device: torch.device | None = None) -> list[float]:
+    """The sums over all processes; float64."""
+    return _reduced(numbers, dist.ReduceOp.SUM, device)
+
+
+def highest(numbers: Sequence[float], device: torch.device | None = None) -> list[float]:
+    """The largest of each number in all processes."""
+    return _reduced(numbers, dist.ReduceOp.MAX, device)
+
+
+def _reduced(
+    numbers: Sequence[float], how: dist.ReduceOp.RedOpType, device: torch.device | None
+) -> list[float]:
+    if not dist.is_initialized():
+        return list(numbers)
+    place = device if dist.get_backend() == "nccl" else "cpu"
+    if place is None:
+        place = torch.device("cuda", torch.cuda.current_device())
+    table = torch.tensor(list(numbers), dtype=torch.float64, device=place)
+    dist.all_reduce(table, how)
+    return table.tolist()
+
+
+def wrap(model: nn.Module) -> nn.Module:
+    """The model with gradients averaged over all processes; itself, where there is one."""
+    if not dist.is_initialized():
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nn.parallel.DistributedDataParallel(model)
+
+
+def same_buffers(model: nn.Module) -> None:
+    """Give all processes the running statistics of process 0: each has seen its own share."""
+    if dist.is_initialized():
+        for buffer in model.buffers():
+            dist.broadcast(buffer, 0)

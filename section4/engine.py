@@ -1,0 +1,247 @@
+"""The engine: which device, which precision and which order of memory a model trains fastest in.
+
+None of it can be known beforehand. A GPU may be there and its driver not; numbers of 16 bits make
+one network four times faster on a processor and another twenty times slower on the same one. So
+a device is trusted when a small training step on it has given the right numbers, and the rest is
+settled by timing a few steps of the model that is to be trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from section4 import distributed
+
+Batch = Sequence[Any]  # tensors, or lists with an item for each row
+# What training makes small: (model, batch) -> the mean over the batch, and a score to show.
+Objective = Callable[[nn.Module, Batch], tuple[torch.Tensor, torch.Tensor]]
+
+DEVICES = ("cuda", "mps", "cpu")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+HOPELESS = 1.3  # times slower than the fastest after one step: not timed again
+ROUNDS = 3
+COMPILING_PAYS = 120.0  # seconds of training, below which compiling costs more than it saves
+
+
+# --- the device -----------------------------------------------------------------------------
+
+
+def find_device(wanted: str = "auto") -> tuple[torch.device, str]:
+    """The device to use, and why no better one: the first of CUDA, MPS, CPU that computes.
+
+    wanted: "auto", or one of DEVICES. Raises ValueError for another word, or where the wanted
+    device does not work.
+    """
+    if wanted not in ("auto", *DEVICES):
+        raise ValueError(f"device must be auto, {' or '.join(DEVICES)}, got {wanted!r}")
+    reasons = list[str]()
+    for name in DEVICES if wanted == "auto" else (wanted,):
+        place = name
+        if name == "cuda" and distributed.count() > 1 and torch.cuda.is_available():
+            place = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
+        fault = fault_of(torch.device(place))
+        if not fault:
+            return torch.device(place), "; ".join(reasons)
+        reasons.append(f"no {name}: {fault}")
+    raise ValueError(f"the device {wanted} cannot be used: {reasons[0]}")
+
+
+def fault_of(device: torch.device) -> str:
+    """What is wrong with a device, in one line: "" where a training step comes out right."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        return "no GPU that this PyTorch can use"
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        return "not on this system"
+    try:
+        image = torch.linspace(-1, 2, 64, device=device).reshape(1, 1, 8, 8)
+        weight = torch.linspace(-1, 2, 9, device=device).reshape(1, 1, 3, 3).requires_grad_()
+        nn.functional.conv2d(image, weight).square().sum().backward()
+        here, there = weight.grad, _expected_gradient()
+        if here is None or not torch.allclose(here.cpu(), there, rtol=1e-2):
+            return "a small convolution came out wrong"
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        return str(error).strip().splitlines()[0]
+    return ""
+
+
+def _expected_gradient() -> torch.Tensor:
+    """The gradient that `fault_of` asks for, in float64 by the definition of a convolution."""
+    image = torch.linspace(-1, 2, 64, dtype=torch.float64).reshape(8, 8)
+    weight = torch.linspace(-1, 2, 9, dtype=torch.float64)
+    windows = image.unfold(0, 3, 1).unfold(1, 3, 1).reshape(36, 9)  # a row for each place
+    return (2 * windows.T @ (windows @ weight)).float().reshape(1, 1, 3, 3)
+
+
+# --- precision and memory format ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a model is computed; the weights themselves are float32 in all of them."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32  # of convolutions and matrix products
+    channels_last: bool = False  # images in memory as N, H, W, C; their shape stays N, C, H, W
+    compiled: bool = False
+
+    def __str__(self) -> str:
+        words = [str(self.device), str(self.dtype).removeprefix("torch.")]
+        words += ["channels last"] * self.channels_last + ["compiled"] * self.compiled
+        return ", ".join(words)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The same model, moved to the device and with its filters in this order of memory."""
+        form = torch.channels_last if self.channels_last else torch.contiguous_format
+        return model.to(self.device).to(memory_format=form)  # type: ignore[call-overload]
+
+    def place(self, item: Any) -> Any:
+        """A tensor, or a list of them, on the device; images in this order of memory."""
+        if isinstance(item, (list, tuple)):
+            return type(item)(self.place(part) for part in item)
+        if not isinstance(item, torch.Tensor):
+            return item
+        item = item.to(self.device, non_blocking=True)
+        if item.ndim == 4 and item.is_floating_point() and self.channels_last:
+            item = item.contiguous(memory_format=torch.channels_last)
+        return item
+
+    def autocast(self) -> AbstractContextManager:
+        """Within it, operations that gain by it and lose little compute in `dtype`."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Keeps gradients of float16 from becoming 0; for other types it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+
+
+PLAIN = Setting(torch.device("cpu"))
+
+
+def settings(device: torch.device, precision: str = "auto", images: bool = True) -> list[Setting]:
+    """All that `choose` picks from: both orders of memory, and the precisions of the device.
+
+    images: False for models of rows or texts, which have but one order of memory. Raises
+    ValueError for an unknown precision.
+    """
+    if precision not in ("auto", *PRECISIONS):
+        raise ValueError(f"precision must be auto, {' or '.join(PRECISIONS)}, got {precision!r}")
+    if precision != "auto":
+        dtypes = [PRECISIONS[precision]]
+    elif device.type == "cuda":
+        half = torch.bfloat16 if torch.cuda.is_bf16_supported(False) else torch.float16
+        dtypes = [torch.float32, half]
+    else:
+        dtypes = [torch.float32] + [torch.bfloat16] * (device.type == "cpu")
+    orders = (False, True) if images else (False,)
+    return [Setting(device, dtype, order) for dtype in dtypes for order in orders]
+
+
+def choose(
+    model: nn.Module, batch: Batch, objective: Objective, choices: Sequence[Setting]
+) -> tuple[Setting, dict[Setting, float]]:
+    """The fastest of the choices for this model, and the seconds that a step took in each.
+
+    Each is timed on a copy of the model; those left far behind after one step are not timed
+    again. Of several processes each times its own and all take what is fastest for the slowest.
+    """
+    if len(choices) == 1:
+        return choices[0], {}
+    steps = {choice: training_step(model, batch, objective, choice) for choice in choices}
+    times: dict[Setting, list[float]] = {choice: [] for choice in choices}
+    for step in steps.values():
+        step()  # warm up: memory is taken, kernels are chosen
+    for turn in range(ROUNDS):
+        for choice in choices:
+            best = min((min(t) for t in times.values() if t), default=float("inf"))
+            if turn == 0 or min(times[choice]) <= HOPELESS * best:
+                times[choice].append(seconds(steps[choice], choice.device))
+    slowest = distributed.highest([min(times[choice]) for choice in choices])
+    measured = dict(zip(choices, slowest))
+    return min(choices, key=lambda choice: measured[choice]), measured
+
+
+def training_step(
+    model: nn.Module, batch: Batch, objective: Objective, setting: Setting
+) -> Callable[[], None]:
+    """One step of SGD on a copy of the model, to be timed."""
+    twin = setting.prepare(copy.deepcopy(model)).train()
+    placed = setting.place(batch)
+    optimizer = torch.optim.SGD(twin.parameters(), 1e-3)
+
+    def step() -> None:
+        with setting.autocast():
+            loss, _ = objective(twin, placed)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def seconds(function: Callable[[], object], device: torch.device) -> float:
+    """The time that a call takes until the device is done with it."""
+    synchronize(device)
+    start = time.perf_counter()
+    function()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device is done with what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def with_compiler(setting: Setting, expected_seconds: float) -> Setting:
+    """The same setting, compiled where that pays: on a GPU, for a training that takes long."""
+    pays = setting.device.type == "cuda" and expected_seconds > COMPILING_PAYS
+    return replace(setting, compiled=pays and _has_compiler())
+
+
+def _has_compiler() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+# --- objectives -----------------------------------------------------------------------------
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Objective:
+    """Of a classifier with batches (x, y): softmax cross-entropy, and the share that is right.
+
+    y are classes (N,), or shares of classes (N, K) as Mixup makes them; then right is who
+    finds the larger share.
+    """
+
+    def objective(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        x, y = batch
+        scores = model(x).float()  # (N, K); the loss needs float32's digits
+        loss = nn.functional.cross_entropy(scores, y, label_smoothing=label_smoothing)
+        target = y if y.ndim == 1 else y.argmax(1)
+        return loss, (scores.detach().argmax(1) == target).float().mean()
+
+    return objective
+
+
+def count_parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """The length of the gradients of all these parameters, as one vector."""
+    norms = [p.grad.detach().float().norm() for p in parameters if p.grad is not None]
+    return torch.stack(norms).norm()

@@ -1,0 +1,170 @@
+"""What the experiments with photographs share: images as bytes, and one way to train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from section1.experiments._images import SPLIT, errors_among
+from section2.schedules import Schedule
+from section3.experiments._learning import up_and_down
+from section4.engine import PLAIN, Setting, cross_entropy
+from section4.experiments._engine import choose
+from section4.images import Batches, Change, Pair, as_bytes
+from section4.training import History, averaged, evaluate, fit, predict
+from utils.experiments.progress import Progress
+from utils.experiments.results import Table
+from utils.experiments.run import Run
+
+EVALUATED_AT_ONCE = 500  # images
+
+
+@dataclass(frozen=True)
+class Photographs:
+    """Images as bytes (N, C, H, W) with their labels (N,), for training, validation and test."""
+
+    train: Pair
+    validation: Pair
+    test: Pair
+    raw: np.ndarray  # (N, H, W, C) in [0, 1], those of the test set, to be looked at
+    classes: tuple[str, ...]
+    mean: torch.Tensor  # (C,), of the training images
+    std: torch.Tensor  # (C,)
+
+    @property
+    def side(self) -> int:
+        """Height and width of an image, in pixels."""
+        return self.raw.shape[1]
+
+    def batches(self, pair: Pair, size: int, setting: Setting, **options: Any) -> Batches:
+        return Batches(*pair, self.mean, self.std, size, setting, **options)
+
+
+def load_photographs(run: Run, name: str, samples: int | None = None) -> Photographs:
+    """At most `samples` training images of a set, a tenth of them held out for validation.
+
+    Without `samples`, as many as the budget says.
+    """
+    samples = run.budget.samples if samples is None else samples
+    data = run.load(name).subset(samples, rng=run.rng(SPLIT))
+    split = data.split_validation(math.ceil(len(data.train_x) / 10), run.rng(SPLIT + 1))
+
+    def pair(x: np.ndarray, y: np.ndarray) -> Pair:
+        return as_bytes(x), torch.from_numpy(y)
+
+    axes = (0, 1, 2)
+    return Photographs(
+        pair(split.train_x, split.train_y),
+        pair(split.val_x, split.val_y),
+        pair(split.test_x, split.test_y),
+        split.test_x,
+        split.classes,
+        torch.from_numpy(split.train_x.mean(axis=axes)),
+        torch.from_numpy(split.train_x.std(axis=axes)),
+    )
+
+
+def choose_for(run: Run, model: nn.Module, data: Photographs, folder: Path | None) -> Setting:
+    """The fastest setting for training `model` on batches of these images (see `choose`)."""
+    (x, y), size = data.train, run.budget.batch_size
+    batch = next(data.batches((x[:size], y[:size]), size, PLAIN)())
+    return choose(run, model, batch, folder=folder)
+
+
+# --- training -------------------------------------------------------------------------------
+
+
+@dataclass
+class Trained:
+    """A trained classifier, how it came about, and what it says of images it has never seen."""
+
+    model: nn.Module  # with the weights that were validated
+    history: History
+    test_loss: float
+    test_metric: float
+    scores: torch.Tensor = field(repr=False)  # (N, K), of the test images
+
+
+def train(
+    run: Run,
+    model: nn.Module,
+    data: Photographs,
+    setting: Setting,
+    *,
+    epochs: int,
+    lr: float,
+    seed: int,
+    bar: Progress,
+    batch_size: int | None = None,
+    train: Pair | None = None,
+    optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] | None = None,
+    schedule: Callable[[float, int], Schedule] = up_and_down,
+    change: Change | None = None,
+    label_smoothing: float = 0.0,
+    average: float = 0.0,
+    weight_decay: float = 5e-4,
+    folder: Path | None = None,
+    on_gradients: Callable[[int], object] | None = None,
+) -> Trained:
+    """Train a classifier by SGD with Nesterov momentum, the rate going up and down, or as told.
+
+    train: other training images than those of `data`. optimizer: takes parameters and `lr`;
+    schedule: `lr` and the number of steps. average: the decay of a running mean of the weights,
+    which is then what is measured (0: no mean).
+    folder: for checkpoints; where it has some, training goes on from there.
+    """
+    batch_size = run.budget.batch_size if batch_size is None else batch_size
+    pair = data.train if train is None else train
+    batches = data.batches(pair, min(batch_size, len(pair[0])), setting, change=change, seed=seed)
+    steps = epochs * len(batches)
+    plain = cross_entropy()
+    validation = data.batches(data.validation, EVALUATED_AT_ONCE, setting)
+    parameters = list(setting.prepare(model).parameters())
+    if optimizer is None:
+        chosen: torch.optim.Optimizer = torch.optim.SGD(
+            parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
+        )
+    else:
+        chosen = optimizer(parameters, lr)
+    mean = averaged(model, average) if average else None
+
+    def on_epoch(history: History) -> None:
+        bar.advance(f"validation {history.val_metric[-1]:.1%}")
+
+    history = fit(
+        model,
+        cross_entropy(label_smoothing),
+        chosen,
+        batches,
+        epochs=epochs,
+        seed=seed,
+        setting=setting,
+        schedule=schedule(lr, steps),
+        validate=lambda judged: evaluate(judged, plain, validation, setting),
+        average=mean,
+        on_gradients=on_gradients,
+        on_epoch=on_epoch,
+        checkpoints=folder,
+        resume=True,
+    )
+    trained = model if mean is None else mean.module
+    test = data.batches(data.test, EVALUATED_AT_ONCE, setting, shared=False)
+    scores = predict(trained, test, setting)
+    loss = nn.functional.cross_entropy(scores, data.test[1]).item()
+    right = (scores.argmax(1) == data.test[1]).float().mean().item()
+    return Trained(trained, history, loss, right, scores)
+
+
+def account_of_errors(
+    trained: Trained, data: Photographs
+) -> tuple[dict[str, Table], dict[str, np.ndarray]]:
+    """Tables and arrays on the errors on the test set, for section 1's `draw_errors`."""
+    probability = trained.scores.softmax(1).numpy()
+    return errors_among(probability, data.test[1].numpy(), data.raw, data.classes)

@@ -1,0 +1,132 @@
+"""How many photographs does a residual network of 18 layers tell apart, and after how long?
+
+CIFAR-10 again, now with the network that is the yardstick for it (He et al., arXiv:1512.03385),
+its blocks written by hand in `vision/resnet.py`, in PyTorch. Two recipes: SGD with a learning rate
+that goes up and down once, a mean of the last weights and smoothed labels; and Adam with a rate
+that drops in steps. Both see the training images moved by a few pixels and in a mirror.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from section1.experiments._images import draw_errors
+from section1.experiments._training import one_for_each
+from section2.schedules import Schedule, multi_step
+from section4.engine import count_parameters
+from section4.experiments._engine import seeded
+from section4.experiments._vision import (
+    Trained,
+    account_of_errors,
+    choose_for,
+    load_photographs,
+    train,
+)
+from section4.vision.augment import standard
+from section4.vision.resnet import ResNet, resnet18
+from utils.errors import UserError
+from utils.experiments.results import Curve, Result, Table
+from utils.experiments.run import Run
+from utils.output import plots
+
+GOAL = 0.94  # the share of images right, of which others publish the time that it took them
+PUBLISHED = [  # as stated by their authors; not measured here
+    ["airbench94", "94% in 2.6 s on one A100", "github.com/KellerJordan/cifar10-airbench"],
+    ["pytorch-cifar", "95.5% after 200 epochs", "github.com/kuangliu/pytorch-cifar"],
+]
+
+
+def adam(parameters: list[nn.Parameter], lr: float) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr, weight_decay=0.05)
+
+
+def two_drops(lr: float, steps: int) -> Schedule:
+    """A tenth of the rate after 60% of the steps, a hundredth after 85%."""
+    return multi_step(lr, [round(0.6 * steps), round(0.85 * steps)])
+
+
+RECIPES: dict[str, dict[str, Any]] = {  # options of `_vision.train`
+    "sgd": {"label_smoothing": 0.1, "average": 0.99},
+    "adam": {"optimizer": adam, "schedule": two_drops},
+}
+
+
+def compute(run: Run) -> Result:
+    budget = run.budget
+    if unknown := [name for name in budget.recipes if name not in RECIPES]:
+        raise UserError(f"there is no recipe {unknown[0]}: choose from {' or '.join(RECIPES)}")
+    rates = one_for_each(budget.recipes, budget.lr)
+    data = load_photographs(run, "cifar10")
+    trained: dict[str, Trained] = {}
+    with run.resumable() as folder:
+
+        def new_model() -> ResNet:
+            return seeded(run.seed(0), lambda: resnet18(len(data.classes), width=budget.width))
+
+        setting = choose_for(run, new_model(), data, folder)
+        epochs = budget.epochs if setting.device.type == "cpu" else budget.epochs_on_gpu
+        with run.progress(len(budget.recipes) * epochs) as bar:
+            for name, lr in zip(budget.recipes, rates):
+                trained[name] = train(
+                    run, new_model(), data, setting, epochs=epochs, lr=lr, seed=run.seed(1),
+                    bar=bar, change=standard(data.side // 8), folder=folder / name, **RECIPES[name],
+                )  # fmt: skip
+    best = max(trained, key=lambda name: trained[name].history.val_metric[-1])
+    tables, arrays = account_of_errors(trained[best], data)
+    rows, curves = list[list[Any]](), dict[str, Curve]()
+    metrics: dict[str, float] = {"test_accuracy": trained[best].test_metric}
+    for name, outcome in trained.items():
+        history, test = outcome.history, outcome.test_metric
+        right, seconds = history.val_metric, history.seconds
+        goal = next((t for t, share in zip(seconds, right) if share >= GOAL), math.nan)
+        rows.append([name, len(right), seconds[-1], goal, right[-1], test, outcome.test_loss])
+        metrics |= {f"{name}_test_accuracy": test, f"{name}_seconds": seconds[-1]}
+        percent = [[100 * share for share in right]]
+        label = "validation images that are right (%)"
+        curves[name] = Curve.over_runs(range(1, epochs + 1), percent, "epoch", label)
+        minutes = [second / 60 for second in seconds]
+        curves[f"{name}, time"] = Curve.over_runs(minutes, percent, "training time (min)", label)
+        x = range(1, len(history.step_loss) + 1)
+        curves[f"{name}, loss"] = Curve.over_runs(x, [history.step_loss], "step", "training loss")
+    columns = ["recipe", "epochs", "training time (s)", f"time to {GOAL:.0%} (s)"]
+    columns += ["validation accuracy", "test accuracy", "test loss"]
+    tables["recipes"] = Table(columns, rows)
+    tables["published"] = Table(["who", "what they state", "source"], PUBLISHED)
+    parameters = count_parameters(new_model())
+    classes = sorted(tables["classes"].rows, key=lambda row: row[2])
+    answer = f"ResNet-18 ({parameters:,} parameters): " + "; ".join(
+        f"{name} gets {test:.1%} of the test images right after {count} epochs in "
+        f"{seconds / 60:.1f} minutes"
+        + (f", {GOAL:.0%} of the validation images after {goal:.0f} s" if goal > 0 else "")
+        for name, count, seconds, goal, _, test, _ in rows
+    )
+    answer += (
+        f" (n = 1). Hardest is {classes[0][0]} ({classes[0][2]:.0%} right), easiest "
+        f"{classes[-1][0]} ({classes[-1][2]:.0%})."
+    )
+    metrics |= {"parameters": parameters}
+    return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    rows = result.tables["recipes"].rows
+    curves, axes = plots.grid(1, 3, width=4.2, height=3.8)
+    for number, (name, *_) in enumerate(rows):
+        look = {"marker": plots.MARKERS[number], "ms": 4, "color": f"C{number}"}
+        plots.plot_curve(axes[0, 0], result.curves[name], name, **look)
+        plots.plot_curve(axes[0, 1], result.curves[f"{name}, time"], name, **look)
+        plots.plot_curve(
+            axes[0, 2], result.curves[f"{name}, loss"], name, color=f"C{number}", lw=0.6
+        )
+    axes[0, 0].legend(loc="lower right")
+    best = max(rows, key=lambda row: row[4])  # on validation data: the test set chooses nothing
+    curves.suptitle(
+        f"ResNet-18 gets {best[5]:.1%} of the test images right after {best[1]} epochs "
+        f"({best[2] / 60:.1f} minutes)"
+    )
+    return {"curves": curves, **draw_errors(result, "ResNet-18")}

@@ -1,0 +1,1 @@
+"""Classifiers of images: residual networks, augmentation, transfer. See `section4`."""
