@@ -22,7 +22,7 @@ import config
 from utils.errors import UserError
 from utils.experiments import registry
 from utils.experiments.budget import budgets, parse
-from utils.experiments.machine import writes
+from utils.experiments.machine import complain, processes, writes
 from utils.experiments.registry import Experiment
 
 
@@ -58,7 +58,7 @@ def parser() -> Parser:
         "--force", action="store_true", help="replace results of a costlier mode too"
     )
     again.add_argument("--replot", action="store_true", help="figures from saved results alone")
-    for name in ("epochs", "batch-size", "lr", "samples"):
+    for name in ("epochs", "batch-size", "lr", "samples", "resize"):
         p.add_argument(f"--{name}", metavar="X", help="instead of the budget in config.py")
     p.add_argument(
         "--set",
@@ -72,7 +72,8 @@ def parser() -> Parser:
 
 def changes(arguments: argparse.Namespace) -> dict[str, str]:
     """The settings of the budget that the command line changes, as text."""
-    found = {name: getattr(arguments, name) for name in ("epochs", "batch_size", "lr", "samples")}
+    named = ("epochs", "batch_size", "lr", "samples", "resize")
+    found = {name: getattr(arguments, name) for name in named}
     for item in arguments.set:
         key, equals, value = item.partition("=")
         if not equals:
@@ -170,7 +171,7 @@ def run(argv: list[str]) -> int:
         return execute(arguments, registry.all_experiments(), mode)
     if arguments.what:
         return execute(arguments, registry.select(arguments.what), mode)
-    if not sys.stdin.isatty():
+    if not sys.stdin.isatty() or processes() > 1:
         raise UserError(
             "the menu needs a terminal: use --all, --list or names (python main.py xor)"
         )
@@ -188,7 +189,7 @@ def main() -> int:
         with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence):
             return run(sys.argv[1:])  # of several processes that torchrun started, one speaks
     except UserError as error:
-        print(f"main.py: {error}", file=sys.stderr)
+        complain(f"main.py: {error}")
         return 2
     except KeyboardInterrupt:
         return 130

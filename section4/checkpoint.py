@@ -6,7 +6,9 @@ numbers, words, lists and dicts and refuses all else; what is written here is no
 
 from __future__ import annotations
 
+import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ import torch
 from section1.checkpoint import write_whole
 
 FORMAT = 1
-DAMAGED = (OSError, EOFError, RuntimeError, ValueError, KeyError, pickle.UnpicklingError)
 
 
 def save(path: Path, content: dict[str, Any]) -> None:
     """Write `content`; whoever reads `path` finds the old file or the new one, whole."""
-    write_whole(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+    whole = io.BytesIO()  # a full disk is then the system's OSError, not a riddle of PyTorch's
+    torch.save({"format": FORMAT, **content}, whole)
+    write_whole(path, lambda file: file.write(whole.getbuffer()))
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -30,11 +33,16 @@ def load(path: Path) -> dict[str, Any]:
     format, or that holds more than tensors and plain values.
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not look at checksums
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
-    except DAMAGED as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "it is cut short"
+    except pickle.UnpicklingError as error:  # its own words say how to read the file all the same
+        raise ValueError(f"{path} holds more than tensors and plain values: refused") from error
+    except Exception as error:  # a damaged file can lead an unpickler anywhere
+        reason = str(error).strip().split("\n")[0]
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT}")

@@ -81,7 +81,11 @@ def _reduced(
 
 
 def wrap(model: nn.Module) -> nn.Module:
-    """The model with gradients averaged over all processes; itself, where there is one."""
+    """The model with gradients averaged over all processes; itself, where there is one.
+
+    The mean is over processes: of a last batch of 5 rows, each of the 2 that one process has
+    counts for more than each of the 3 of the other. Batch norm sees the rows of its own process.
+    """
     if not dist.is_initialized():
         return model
     with warnings.catch_warnings():

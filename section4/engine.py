@@ -156,13 +156,14 @@ def choose(
         return choices[0], {}
     steps = {choice: training_step(model, batch, objective, choice) for choice in choices}
     times: dict[Setting, list[float]] = {choice: [] for choice in choices}
-    for step in steps.values():
-        step()  # warm up: memory is taken, kernels are chosen
-    for turn in range(ROUNDS):
-        for choice in choices:
-            best = min((min(t) for t in times.values() if t), default=float("inf"))
-            if turn == 0 or min(times[choice]) <= HOPELESS * best:
-                times[choice].append(seconds(steps[choice], choice.device))
+    with torch.random.fork_rng(gpus(choices[0].device)):  # dropout draws, and not always as often
+        for step in steps.values():
+            step()  # warm up: memory is taken, kernels are chosen
+        for turn in range(ROUNDS):
+            for choice in choices:
+                best = min((min(t) for t in times.values() if t), default=float("inf"))
+                if turn == 0 or min(times[choice]) <= HOPELESS * best:
+                    times[choice].append(seconds(steps[choice], choice.device))
     slowest = distributed.highest([min(times[choice]) for choice in choices])
     measured = dict(zip(choices, slowest))
     return min(choices, key=lambda choice: measured[choice]), measured
@@ -201,6 +202,11 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
     elif device.type == "mps":
         torch.mps.synchronize()
+
+
+def gpus(device: torch.device) -> list[int]:
+    """The GPUs whose random numbers are drawn from, when a model trains on `device`."""
+    return list(range(torch.cuda.device_count())) if device.type == "cuda" else []
 
 
 def with_compiler(setting: Setting, expected_seconds: float) -> Setting:

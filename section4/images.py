@@ -27,7 +27,8 @@ def as_bytes(images: np.ndarray) -> torch.Tensor:
 
 def device_seed(*numbers: int) -> int:
     """A seed for PyTorch made of several numbers, such as (seed, epoch, rank)."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
+    key = len(numbers), *numbers  # NumPy pads with zeros: (1,) and (1, 0) would be alike
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 @dataclass

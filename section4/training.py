@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from section1 import training
 from section2.schedules import Schedule
 from section4 import checkpoint, distributed
-from section4.engine import PLAIN, Batch, Objective, Setting
+from section4.engine import PLAIN, Batch, Objective, Setting, gpus
 from section4.images import device_seed
 
 Data = Callable[[int], Iterable[Batch]]  # the number of an epoch -> its batches, on the device
@@ -94,7 +94,7 @@ def fit(
     step = _Step(network, objective, optimizer, setting, scaler, clip, on_gradients, history)
     start = time.perf_counter() - sum(history.seconds[-1:])
     # PyTorch's own generator is what dropout and transforms draw from; it is given back as it was.
-    with torch.random.fork_rng(_gpus(setting.device)):
+    with torch.random.fork_rng(gpus(setting.device)):
         for epoch in range(len(history.loss), epochs):
             torch.manual_seed(device_seed(seed, epoch, distributed.rank()))
             model.train()
@@ -167,9 +167,10 @@ class _Step:
                 return self.in_parts(batch, rows)
             except torch.cuda.OutOfMemoryError as error:
                 if distributed.count() > 1 or self.history.parts >= rows:
+                    at_once = math.ceil(rows / self.history.parts)
                     raise MemoryError(
-                        f"the GPU has no memory for {math.ceil(rows / self.history.parts)} rows "
-                        "at once: take smaller batches (--batch-size)"
+                        f"the GPU has no memory for {at_once} row{'s' * (at_once > 1)} at once: "
+                        "take smaller batches (--batch-size) or a smaller model"
                     ) from error
             self.history.parts *= 2
             torch.cuda.empty_cache()
@@ -261,8 +262,10 @@ def evaluate(
     sums = torch.zeros(3, dtype=torch.float64)
     with evaluation(model, setting):
         for batch in data(0):
-            loss, score = objective(model, batch)
             rows = len(batch[0])
+            if not rows:  # of a last batch smaller than the number of processes
+                continue
+            loss, score = objective(model, batch)
             sums += torch.tensor([float(loss) * rows, float(score) * rows, rows])
     loss_sum, score_sum, count = distributed.total(sums.tolist())
     return loss_sum / count, score_sum / count
@@ -316,6 +319,8 @@ def _restore(
     try:
         if saved["kind of optimizer"] != kind:
             raise ValueError(f"its optimizer is {saved['kind of optimizer']}, here {kind}")
+        if (saved["average"] is None) != (average is None):
+            raise ValueError("one has a mean of the weights, the other has none")
         model.load_state_dict(saved["model"])
         if average is not None:
             average.load_state_dict(saved["average"])
@@ -337,7 +342,3 @@ def load_weights(path: Path, model: nn.Module) -> None:
         model.load_state_dict(saved["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds the weights of another model") from error
-
-
-def _gpus(device: torch.device) -> list[int]:
-    return list(range(torch.cuda.device_count())) if device.type == "cuda" else []

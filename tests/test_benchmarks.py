@@ -11,8 +11,10 @@ import torch
 
 import config
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cnn, conv, mlp, optimizers, timing
+from benchmarks import cnn, conv, engine, mlp, optimizers, timing
 from section1.parallel import Workers, available_threads
+from section4.engine import Setting, settings
+from section4.vision.resnet import thin_resnet
 
 
 @pytest.fixture
@@ -71,3 +73,44 @@ def test_work_is_counted_as_the_text_books_do() -> None:
     assert case.gflop == pytest.approx(3 * 2 * 4 / 1e9)
     per_image = 2 * (784 * 9 * 8 * 2 + 196 * 72 * 16 * 3 + 784 * 10 * 3)
     assert cnn.gflop("small", 10) == pytest.approx(10 * per_image / 1e9)
+
+
+def test_the_engine_is_held_against_every_setting(
+    hurried: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """A clock in place of the time: the second setting is the fastest, by half."""
+    choices = settings(torch.device("cpu"))
+    milliseconds = dict(zip(choices, (64.0, 32.0, 96.0, 128.0)))
+
+    def choose(model, batch, objective, given):  # type: ignore[no-untyped-def]
+        return choices[1], {}
+
+    monkeypatch.setattr(config, "RESULTS_DIR", str(tmp_path))
+    monkeypatch.setattr("sys.argv", ["benchmarks", "engine"])
+    monkeypatch.setattr(benchmarks_main, "available_threads", lambda: 1)
+    monkeypatch.setattr(engine, "find_device", lambda: (torch.device("cpu"), ""))
+    monkeypatch.setattr(engine, "NETS", {"thin8": lambda: thin_resnet(8)})
+    monkeypatch.setattr(engine, "choose", choose)
+    monkeypatch.setattr(
+        engine, "training_step", lambda model, batch, objective, setting: lambda: setting
+    )
+    monkeypatch.setattr(engine, "seconds", lambda step, device: milliseconds[step()] / 1e3)
+    assert benchmarks_main.main() == 0
+    rows = json.loads((tmp_path / "benchmarks" / "engine.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == [
+        "thin8 float32 NCHW", "thin8 float32 NHWC, chosen", "thin8 bfloat16 NCHW",
+        "thin8 bfloat16 NHWC",
+    ]  # fmt: skip
+    assert [row["torch_ms"] for row in rows] == pytest.approx([2, 1, 3, 4])
+    assert [row["ratio"] for row in rows] == pytest.approx([1 / 2, 1, 1 / 3, 1 / 4])
+
+
+def test_every_setting_of_the_engine_is_timed_on_real_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(engine, "IMAGES", 2)
+    monkeypatch.setattr(engine, "ROUNDS", 1)
+    choices = [Setting(torch.device("cpu"), channels_last=last) for last in (False, True)]
+    chosen, times = engine.measure(thin_resnet(8), choices)
+    assert chosen in choices and list(times) == choices
+    assert all(ms.shape == (1,) and ms[0] > 0 for ms in times.values())

@@ -37,8 +37,9 @@ def find_device(run: Run) -> torch.device:
     if run.threads is not None:
         torch.set_num_threads(run.threads)
     distributed.join(device)
-    run.engine = str(device)
-    print(f"      on {device}" + (f" ({reason})" if reason else ""), flush=True)
+    if not run.engine:
+        print(f"      on {device}" + (f" ({reason})" if reason else ""), flush=True)
+        run.engine = str(device)
     return device
 
 

@@ -74,7 +74,7 @@ def compute(run: Run) -> Result:
             for name, lr in zip(budget.recipes, rates):
                 trained[name] = train(
                     run, new_model(), data, setting, epochs=epochs, lr=lr, seed=run.seed(1),
-                    bar=bar, change=standard(data.side // 8), folder=folder / name, **RECIPES[name],
+                    bar=bar, change=standard(budget.crop), folder=folder / name, **RECIPES[name],
                 )  # fmt: skip
     best = max(trained, key=lambda name: trained[name].history.val_metric[-1])
     tables, arrays = account_of_errors(trained[best], data)

@@ -1,9 +1,9 @@
 """Augmentation on the device: every training image is changed at random, at every epoch anew.
 
-`crop`, `flip` and `cutout` are written out and change each image of a batch by itself. The
-others are those of torchvision.transforms.v2, which draws its random numbers once a call: to call
-it for every single image would take longer than training does, so `in_groups` calls it for a few
-images at a time. `mixup` and `cutmix` blend images in pairs and their labels with them.
+What is written out here changes each image of a batch by itself. The others are those of
+torchvision.transforms.v2, which draws its random numbers once a call: to call it for every single
+image would take as long as to train a small network, so `in_groups` calls it for a few images at
+a time. Mixup and CutMix blend images in pairs, and their labels with them.
 
 A change takes images (n, C, H, W) in [0, 1] and labels (n,), and returns new images and labels,
 (n,) or, where they were blended, shares of the classes (n, K).
@@ -11,14 +11,17 @@ A change takes images (n, C, H, W) in [0, 1] and labels (n,), and returns new im
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
 from section4.compat import v2
 from section4.images import Change, Pair
 
-GROUP = 8  # images that share one draw of a transform of torchvision
+GROUP = 4  # images that share one draw of a transform of torchvision
+GREY = (0.2989, 0.587, 0.114)  # the share of red, green and blue in how bright a colour is seen
 
 
 def crop(padding: int = 4) -> Change:
@@ -26,7 +29,7 @@ def crop(padding: int = 4) -> Change:
 
     def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
         n, _, h, w = x.shape
-        padded = torch.nn.functional.pad(x, (padding,) * 4)
+        padded = nn.functional.pad(x, (padding,) * 4)
         down, right = torch.randint(0, 2 * padding + 1, (2, n, 1), device=x.device)
         rows = down + torch.arange(h, device=x.device)  # (n, H)
         columns = right + torch.arange(w, device=x.device)  # (n, W)
@@ -41,6 +44,46 @@ def flip(x: torch.Tensor, y: torch.Tensor) -> Pair:
     """Each image as it is or, with chance 1/2, in a mirror."""
     mirrored = torch.rand(len(x), device=x.device) < 0.5
     return torch.where(mirrored[:, None, None, None], x.flip(3), x), y
+
+
+def turn(degrees: float) -> Change:
+    """Each image turned about its middle by an angle from [-degrees, degrees].
+
+    The value at a place p is that of the image at R p, between pixels by bilinear interpolation,
+    outside of the image black; R = [[cos a, -sin a], [sin a, cos a]], for square images.
+    """
+
+    def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
+        angle = math.radians(degrees) * (2 * torch.rand(len(x), device=x.device) - 1)
+        cos, sin, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
+        moves = torch.stack([cos, -sin, zero, sin, cos, zero], 1).view(-1, 2, 3)
+        places = nn.functional.affine_grid(moves, list(x.shape), align_corners=False)
+        return nn.functional.grid_sample(x, places, align_corners=False), y
+
+    return change
+
+
+def grey(x: torch.Tensor) -> torch.Tensor:
+    """How bright each pixel is seen: (n, C, H, W) -> (n, 1, H, W)."""
+    weights = GREY if x.shape[1] == 3 else (1.0,)
+    return (x * x.new_tensor(weights)[:, None, None]).sum(1, keepdim=True)
+
+
+def colours(strength: float) -> Change:
+    """Each image with its own brightness, contrast and saturation, in this order.
+
+    Each is a factor f from [1 - strength, 1 + strength] by which the colours c get farther from a
+    colour m, c <- m + f (c - m), cut to [0, 1]: for brightness m is black, for contrast the grey
+    of the whole image, for saturation the grey of the same pixel. Three channels, or one.
+    """
+
+    def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
+        factors = 1 + strength * (2 * torch.rand(3, len(x), 1, 1, 1, device=x.device) - 1)
+        x = (factors[0] * x).clamp(0, 1)
+        x = torch.lerp(grey(x).mean((2, 3), keepdim=True), x, factors[1]).clamp(0, 1)
+        return torch.lerp(grey(x), x, factors[2]).clamp(0, 1), y
+
+    return change
 
 
 def cutout(side: int = 16) -> Change:
@@ -93,29 +136,28 @@ def chain(*changes: Change) -> Change:
 
 
 def standard(padding: int = 4) -> Change:
-    """What CIFAR-10 is nearly always trained with: crop and flip."""
-    return chain(crop(padding), flip)
+    """What CIFAR-10 is nearly always trained with: crop and flip; without padding, flip alone."""
+    return chain(crop(padding), flip) if padding else flip
 
 
 def arms(classes: int, side: int = 32) -> dict[str, Change | None]:
     """The augmentations that `augmentation_study` compares, by name; None changes nothing."""
-    move, jitter = crop(side // 8), in_groups(v2.ColorJitter(0.4, 0.4, 0.4, 0.1))
-    mirrored = chain(move, flip)
+    move = crop(side // 8)
     mixup, cutmix = v2.MixUp(num_classes=classes), v2.CutMix(num_classes=classes)
     return {
         "none": None,
         "flip": flip,
         "crop": move,
-        "crop + flip": mirrored,
-        "rotation": in_groups(v2.RandomRotation(15)),
-        "colour jitter": jitter,
+        "crop + flip": chain(move, flip),
+        "rotation": turn(15),
+        "colour jitter": colours(0.4),
         "random erasing": in_groups(v2.RandomErasing(p=0.5)),
         "cutout": cutout(side // 2),
         "mixup": blended(mixup),
         "cutmix": blended(cutmix),
         "trivial augment": in_groups(v2.TrivialAugmentWide()),
         "all": chain(
-            mirrored, in_groups(v2.TrivialAugmentWide()), cutout(side // 4),
+            move, flip, in_groups(v2.TrivialAugmentWide()), cutout(side // 4),
             blended(v2.RandomChoice([mixup, cutmix])),
         ),
     }  # fmt: skip

@@ -6,12 +6,14 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 
 from utils.experiments.registry import ROOT
 
 PACKAGES = ("numpy", "matplotlib", "scikit-learn", "torch", "torchvision")
+PATIENCE = 5.0  # seconds in which the first of several processes can say what went wrong
 
 
 def versions() -> dict[str, str]:
@@ -49,6 +51,19 @@ def processes() -> int:
 def writes() -> bool:
     """Whether this process is the one that writes files and speaks: of several, the first."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def complain(words: str) -> None:
+    """Say what went wrong, just before this process ends because of it.
+
+    torchrun ends all processes as soon as one has failed. An error that all have met is told by
+    the first of them, while the others wait here to be ended; one that waits in vain has met an
+    error of its own.
+    """
+    if not writes():
+        time.sleep(PATIENCE)
+        words = f"process {os.environ['RANK']}: {words}"
+    print(words, file=sys.stderr, flush=True)
 
 
 def processor() -> str:

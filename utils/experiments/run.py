@@ -17,7 +17,7 @@ import config
 from utils.data import Dataset, TextData
 from utils.data import load as load_data
 from utils.experiments.budget import Budget
-from utils.experiments.machine import writes
+from utils.experiments.machine import processes, writes
 from utils.experiments.progress import Progress
 from utils.experiments.registry import ROOT, Experiment
 from utils.experiments.results import to_json, to_plain, write_file
@@ -79,6 +79,7 @@ class Run:
         named = {"mode": settings.mode, "seed": settings.seed, "data": settings.data}
         if self.experiment.section == 4:
             named |= {"device": settings.device, "precision": settings.precision}
+            named |= {"processes": processes()}  # batch norm sees the rows of one of them
         return to_plain({**named, "budget": dict(self.budget)})
 
     @contextmanager

@@ -61,6 +61,8 @@ def run_all(
             outcomes.append(outcome or attempt(run))
             print(f"      {outcomes[-1].error or outcomes[-1].note}", flush=True)
             if outcomes[-1].error and machine.processes() > 1:
+                if not machine.writes():
+                    machine.complain(outcomes[-1].error)
                 break  # the other processes wait for this one, until it ends
     except KeyboardInterrupt:
         interrupted = True

@@ -1,0 +1,206 @@
+"""The experiments that compare architectures: plain and residual; MLP, CNN and ResNet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from section4.engine import cross_entropy
+from section4.experiments import cifar100_architectures as three
+from section4.experiments import resnet_vs_plain as skips
+from section4.experiments._engine import seeded
+from section4.vision.resnet import thin_resnet
+from utils.errors import UserError
+from utils.experiments import registry, runner
+from utils.experiments.budget import Budget
+from utils.experiments.progress import Progress
+from utils.experiments.results import Result
+from utils.experiments.run import Run, Settings
+
+TINY = ("--mode", "quick", "--device", "cpu", "--precision", "float32", "--data", "embedded")
+SMALL: dict[str, Any] = {
+    "depths": [8, 14], "seeds": 1, "epochs": 2, "samples": 40, "batch_size": 12, "looked_at": 2,
+}  # fmt: skip
+
+
+def small(folder: Path, **changes: Any) -> Run:
+    (experiment,) = registry.select(["resnet_vs_plain"])
+    settings = Settings(
+        "quick", 0, "embedded", folder, 1, resume=True, device="cpu", precision="float32"
+    )
+    return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
+
+
+# --- resnet_vs_plain --------------------------------------------------------------------------
+
+
+def test_resnet_vs_plain(run_tiny: Callable[..., Result]) -> None:
+    sizes = ("--samples", "40", "--epochs", "3", "--batch-size", "12", "--set", "seeds=2")
+    result = run_tiny(
+        "resnet_vs_plain", *TINY, *sizes, "--set", "depths=14,8", "--set", "looked_at=2"
+    )
+    table, metrics, curves = result.tables["networks"], result.metrics, result.curves
+    assert [row[:2] for row in table.rows] == [
+        ["without skips", 8], ["without skips", 14], ["with skips", 8], ["with skips", 14],
+    ]  # fmt: skip
+    assert all(row[-1] == 2 and len(row) == len(table.columns) for row in table.rows)
+    losses = [row[table.columns.index("training loss")] for row in table.rows]
+    assert metrics["plain_depth_costs"] == pytest.approx(losses[1] - losses[0])
+    assert metrics["residual_depth_costs"] == pytest.approx(losses[3] - losses[2])
+    for name in ("plain_8", "plain_14", "residual_8", "residual_14"):
+        assert curves[f"{name}_training"].n == 2 and len(curves[f"{name}_training"].y) == 3
+        assert result.arrays[f"{name}_loss"].mean() == pytest.approx(
+            curves[f"{name}_training"].y[-1]
+        )
+        depth = int(name.split("_")[1])
+        layers = curves[f"{name}_layers"]
+        assert layers.x == list(range(1, depth))  # every convolution, and not the layer of scores
+        assert layers.y[0] - layers.y[-1] == pytest.approx(metrics[f"{name}_decades"])
+        assert list(curves[f"{name}_early"].x) == list(range(9))  # 3 epochs of 36 images by 12
+        assert curves[f"{name}_growth"].y[0] == 1
+        norm, turn = curves[f"{name}_norm"], curves[f"{name}_early"]
+        assert norm.n == 2 and norm.y[0] > turn.y[0]  # the weights are longer than 1
+        assert curves[f"{name}_alike"].y[0] > 0.9 > curves[f"{name}_alike"].y[-1]
+        assert curves[f"{name}_alike"].y[skips.NEAR] == pytest.approx(metrics[f"{name}_alike"])
+    assert "9 steps: a short training" in result.answer and "(n = 2)" in result.answer
+    assert f"{losses[0]:.2f} and {losses[1]:.2f} without skips" in result.answer
+
+
+def test_early_layers_are_the_stem_and_the_first_third_of_the_blocks() -> None:
+    model = thin_resnet(14)
+    expected = [model.conv1]
+    for block in model.blocks()[:2]:
+        expected += [block.conv1, block.conv2]
+    assert [id(weight) for weight in skips.early(model)] == [id(c.weight) for c in expected]
+    assert len(skips.convolutions(model)) == 13
+
+
+def test_lengths_are_those_of_all_weights_as_one_vector() -> None:
+    model = thin_resnet(8)
+    model(torch.ones(2, 3, 8, 8)).sum().backward()
+    weights = skips.convolutions(model)[:2]
+    for weight in weights:
+        weight.grad = torch.full_like(weight, 2.0)
+    count = sum(weight.numel() for weight in weights)
+    square = sum(weight.square().sum().item() for weight in weights)
+    assert skips.lengths(weights) == pytest.approx(((4 * count) ** 0.5, square**0.5))
+
+
+@pytest.mark.parametrize("skip", [True, False])
+def test_with_batch_norm_filters_10_times_as_long_turn_a_hundredth_as_far(skip: bool) -> None:
+    images = torch.randn(4, 3, 16, 16), torch.arange(4)
+    model = seeded(1, lambda: thin_resnet(8, skip=skip))
+    before, alike = skips.at_the_start(model, images, 5)
+    with torch.no_grad():
+        for weight in skips.convolutions(model):
+            weight.mul_(10)
+    after, alike_after = skips.at_the_start(model, images, 5)
+    np.testing.assert_allclose(after, np.array(before) / 100, rtol=0.01)
+    np.testing.assert_allclose(alike_after, alike, atol=0.01)
+    assert all(weight.grad is None for weight in model.parameters())  # it looked at a copy
+
+
+def test_the_first_turn_is_the_gradient_of_the_loss() -> None:
+    images = torch.randn(3, 3, 16, 16), torch.arange(3)
+    model = seeded(2, lambda: thin_resnet(8))
+    turns, alike = skips.at_the_start(model, images, 0)
+    cross_entropy()(model.train(), images)[0].backward()
+    weight = skips.convolutions(model)[-1]
+    assert weight.grad is not None
+    assert turns[-1] == pytest.approx((weight.grad.norm() / weight.norm()).item(), rel=1e-4)
+    assert len(alike) == len(skips.DISTANCES) and max(map(abs, alike)) <= 1
+
+
+def test_a_run_that_is_stopped_keeps_the_gradients_that_it_has_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second network after its first epoch."""
+    whole = runner.compute(small(tmp_path / "whole"))
+    advance, calls = Progress.advance, []
+
+    def stop(bar: Progress, note: str = "") -> None:
+        calls.append(note)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        advance(bar, note)
+
+    monkeypatch.setattr(Progress, "advance", stop)
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(small(tmp_path / "cut"))
+    rest = runner.compute(small(tmp_path / "cut"))
+    assert len(calls) < 4 + 8  # it did not begin anew
+    assert rest.curves == whole.curves and rest.metrics == whole.metrics
+
+
+def test_depths_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="depths must be two numbers or more, got 8 alone"):
+        runner.compute(small(tmp_path, depths=[8, 8]))
+    with pytest.raises(UserError, match=r"depths: depth must be 8, 14, 20 .* got 10"):
+        runner.compute(small(tmp_path, depths=[8, 10]))
+
+
+@pytest.mark.parametrize(
+    ("shallow", "deep", "words"),
+    [
+        ([1.0], [1.5], "raises it by 0.50"),
+        ([1.5], [1.25], "lowers it by 0.25"),
+        ([1.0, 1.01, 0.99], [1.5, 1.52, 1.51], "raises it by 0.51"),
+        ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5], "changes it by no more than noise (+0.50)"),
+    ],
+)
+def test_the_effect_of_depth_is_said_as_it_is(
+    shallow: list[float], deep: list[float], words: str
+) -> None:
+    arrays = {
+        f"{arm}_{depth}_loss": np.array([1.5 - depth / 100])
+        for arm in skips.ARMS
+        for depth in (20, 56)
+    }
+    arrays |= {"plain_20_loss": np.array(shallow), "plain_56_loss": np.array(deep)}
+    said = skips.effect({"shallow": 20, "deep": 56}, arrays)
+    assert said == f"{words} without skips and lowers it by 0.36 with skips"
+
+
+# --- cifar100_architectures -------------------------------------------------------------------
+
+
+def test_cifar100_architectures(run_tiny: Callable[..., Result]) -> None:
+    sizes = ("--samples", "120", "--epochs", "2", "--batch-size", "27", "--set", "seeds=2")
+    result = run_tiny("cifar100_architectures", *TINY, *sizes, "--set", "width=4")
+    table, metrics = result.tables["networks"], result.metrics
+    assert [row[0] for row in table.rows] == ["MLP", "CNN", "ResNet-18"]
+    assert all(row[-1] == 2 and len(row) == len(table.columns) for row in table.rows)
+    mlp, cnn = 3073 * 512 + 513 * 256 + 257 * 100, 9 * (12 + 32 + 128) + 2 * 28 + 17 * 100
+    assert [row[1] for row in table.rows][:2] == [mlp, cnn]
+    for number, name in enumerate(three.LABELS):
+        assert 0 <= metrics[f"{name}_top1"] <= metrics[f"{name}_top5"] <= 1
+        assert metrics[f"{name}_top1"] == pytest.approx(table.rows[number][3])
+        assert metrics[f"{name}_top1"] == pytest.approx(result.arrays[f"{name}_top1"].mean())
+        assert result.curves[name].n == 2 and list(result.curves[name].x) == [1, 2]
+        seconds = 60 * result.curves[f"{name}, time"].x[-1]
+        assert seconds == pytest.approx(metrics[f"{name}_seconds"])
+        assert f"{metrics[f'{name}_parameters']:,} parameters" in result.answer
+    assert "After 2 epochs (8 steps)" in result.answer
+    assert result.info["engine"].count("cpu, float32") == 3
+
+
+def test_the_right_class_among_the_first_guesses() -> None:
+    scores = torch.tensor([[3.0, 2, 1, 0], [3, 2, 1, 0], [0, 0, 9, 1], [1, 5, 2, 4]])
+    y = torch.tensor([0, 3, 3, 2])  # found by guess 1, 4, 2, 3
+    assert [three.among_first(scores, y, n) for n in (1, 2, 3, 4)] == [0.25, 0.5, 0.75, 1]
+
+
+def test_the_order_of_the_networks_is_said_as_it_is() -> None:
+    def verdict(**tests: list[float]) -> str:
+        return three.verdict({f"{name}_top1": np.array(runs) for name, runs in tests.items()})
+
+    said = verdict(mlp=[0.5, 0.5], cnn=[0.1, 0.3], resnet18=[0.3, 0.31])
+    assert said.startswith("the MLP is ")
+    assert "19.5 points ahead of the ResNet-18 and" in said
+    assert said.endswith("30.0 points ahead of the CNN (no more than noise)")
+    assert "noise" not in verdict(mlp=[0.5], cnn=[0.4], resnet18=[0.45])

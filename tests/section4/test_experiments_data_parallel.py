@@ -1,0 +1,107 @@
+"""The experiment that starts processes of its own, run whole on a tiny budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from section4 import checkpoint
+from section4.engine import PLAIN
+from section4.experiments import data_parallel
+from section4.experiments._data_parallel_worker import first_step, net
+from section4.experiments.data_parallel import launch, plan, reason
+from utils.experiments import registry
+from utils.experiments.budget import Budget
+from utils.experiments.results import Result
+from utils.experiments.run import Run, Settings
+
+TINY = ("--mode", "quick", "--data", "embedded", "--samples", "100", "--epochs", "2",
+        "--set", "test_samples=40", "--threads", "2")  # fmt: skip
+
+
+def small_task(**changes: object) -> dict:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 256, (12, 3, 8, 8), dtype=torch.uint8, generator=generator)
+    y = torch.arange(12) % 4
+    task = {
+        "device": "cpu", "train": [x, y], "test": [x[:4], y[:4]], "mean": torch.full((3,), 0.5),
+        "std": torch.full((3,), 0.3), "classes": 4, "seeds": [5], "depth": 8, "batch_size": 8,
+        "lr": 0.1, "epochs": 1,
+    }  # fmt: skip
+    return {**task, **changes}
+
+
+@pytest.mark.slow
+def test_data_parallel(run_tiny: Callable[..., Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process that torchrun started, too: what it told that one is kept from the others."""
+    for name, text in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "nowhere.invalid"}.items():
+        monkeypatch.setenv(name, text)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")  # where other programs keep the cores busy
+    result = run_tiny("data_parallel", *TINY)
+    rows = result.tables["arms"].rows
+    assert [row[:2] for row in rows] == [[1, 1], [1, 2], [2, 1]]
+    assert result.arrays["accuracy"].shape == (3, 2)
+    assert result.arrays["images_per_second"].shape == (3, 2 * 2)
+    assert all(0 < row[4] <= row[3] <= row[5] for row in rows)
+    assert [row[6] / row[3] for row in rows[:1]] == [1] and rows[1][6] == rows[2][6]
+    assert rows[1][8:] == [0, 0], "compared with itself"
+    off = result.metrics
+    assert 0 < off["weights_off_without_batchnorm"] < 1e-4 < off["weights_off_with_batchnorm"]
+    assert off["times_as_fast"] == pytest.approx(rows[2][3] / rows[1][3])
+    assert f"{off['times_as_fast']:.2f} times as many" in result.answer
+
+
+def test_another_process_of_torchrun_starts_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delattr(data_parallel, "launch")
+    (experiment,) = registry.select(["data_parallel"])
+    settings = Settings("quick", 0, "embedded", tmp_path)
+    assert data_parallel.compute(Run(experiment, settings, Budget())).headline == "times_as_fast"
+
+
+@pytest.mark.parametrize(
+    ("counts", "cores", "gpu", "arms"),
+    [
+        ([1, 2], 2, False, {1: [1, 2], 2: [1]}),
+        ([2], 2, False, {1: [1, 2], 2: [1]}),
+        ([1, 2, 4], 8, False, {1: [1, 8], 2: [4], 4: [2]}),
+        ([1, 4], 2, False, {1: [1, 2], 4: [1]}),
+        ([1, 2], 1, False, {1: [1], 2: [1]}),
+        ([1, 2], 16, True, {1: [16], 2: [8]}),
+    ],
+)
+def test_all_arms_but_one_use_every_core(
+    counts: list[int], cores: int, gpu: bool, arms: dict
+) -> None:
+    assert plan(counts, cores, gpu) == arms
+
+
+def test_what_went_wrong_in_a_process_is_told(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path / "task.pt", small_task(depth=7))
+    with pytest.raises(RuntimeError, match=r"in 2 processes failed: .*depth must be 8"):
+        launch(2, [1], tmp_path / "task.pt", tmp_path / "answer.pt")
+    assert not (tmp_path / "answer.pt").exists()
+
+
+def test_the_reason_is_the_first_line_that_names_an_error() -> None:
+    said = "W warning\nTraceback\n[rank1]: ValueError: bad\n\nChildFailedError: \n=====\n"
+    assert reason(said) == "[rank1]: ValueError: bad"
+    assert reason("some words\nKilled\n\n") == "Killed"
+    assert reason("") == "nothing was said"
+
+
+def test_the_first_step_moves_every_kind_of_weight() -> None:
+    task = small_task()
+    for norm in (False, True):
+        step = first_step(task, PLAIN, norm)
+        assert step["before"].shape == step["after"].shape
+        assert ((step["after"] - step["before"]).abs() > 0).float().mean() > 0.5
+    kinds = [{type(m) for m in net(task, 5, norm).modules()} for norm in (False, True)]
+    assert torch.nn.BatchNorm2d in kinds[1] - kinds[0]
+    with_norm, without = (net(task, 5, norm).state_dict() for norm in (True, False))
+    assert all(torch.equal(with_norm[name], tensor) for name, tensor in without.items())
