@@ -169,6 +169,26 @@ def choose(
     return min(choices, key=lambda choice: measured[choice]), measured
 
 
+def best_threads(model: nn.Module, batch: Batch, objective: Objective, setting: Setting) -> int:
+    """How many threads of a CPU train this model fastest: all, half of them, a quarter ...
+
+    After every operation threads wait for each other, and where other programs keep a core busy
+    that can take longer than the operation: two threads then are slower than one, up to fifty
+    times so for a small network.
+    """
+    step, count = training_step(model, batch, objective, setting), torch.get_num_threads()
+    times = {}
+    with torch.random.fork_rng(gpus(setting.device)):
+        for threads in (count >> k for k in range(count.bit_length())):
+            torch.set_num_threads(threads)
+            step()
+            times[threads] = min(seconds(step, setting.device) for _ in range(ROUNDS))
+            if times[threads] > min(times.values()):
+                break
+    torch.set_num_threads(count)
+    return min(times, key=lambda threads: times[threads])
+
+
 def training_step(
     model: nn.Module, batch: Batch, objective: Objective, setting: Setting
 ) -> Callable[[], None]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,7 @@ from utils.errors import UserError
 from utils.experiments.results import to_json, write_file
 from utils.experiments.run import Run
 
+THREADS = torch.get_num_threads()  # every core, or what OMP_NUM_THREADS says
 TIMED_AT_ONCE = 64  # rows, when settings are compared on a CPU
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -34,8 +35,7 @@ def find_device(run: Run) -> torch.device:
         device, reason = engine.find_device(run.settings.device)
     except ValueError as error:
         raise UserError(str(error)) from error
-    if run.threads is not None:
-        torch.set_num_threads(run.threads)
+    torch.set_num_threads(run.threads or THREADS)
     distributed.join(device)
     if not run.engine:
         print(f"      on {device}" + (f" ({reason})" if reason else ""), flush=True)
@@ -56,23 +56,32 @@ def choose(
 
     What was chosen is kept in `folder`: a run that is resumed must not choose anew.
     """
-    device = find_device(run)
+    device, objective = find_device(run), objective or cross_entropy()
     try:
         choices = engine.settings(device, run.settings.precision, images=batch[0].ndim == 4)
     except ValueError as error:
         raise UserError(str(error)) from error
-    kept = folder / "engine.json" if folder is not None else None
-    if kept is not None and distributed.of_first(kept.exists()):
-        words = kept.read_text(encoding="utf-8")
-        choices = [choice for choice in choices if str(choice) in words] or choices[:1]
     if device.type == "cpu":
         batch = [item[:TIMED_AT_ONCE] for item in batch]
-    setting, times = engine.choose(model, batch, objective or cross_entropy(), choices)
-    setting = engine.with_compiler(setting, expected_seconds)
-    if kept is not None and distributed.rank() == 0:
-        write_file(kept, to_json(str(replace(setting, compiled=False))))
+    file = folder / "engine.json" if folder is not None else None
+    kept: dict[str, Any] = {"setting": ""}
+    if file is not None and distributed.of_first(file.exists()):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    chosen = [choice for choice in choices if str(choice) == kept["setting"]]
+    if chosen:
+        setting, threads = chosen[0], kept["threads"]
+    else:
+        setting, times = engine.choose(model, batch, objective, choices)
+        threads = torch.get_num_threads()
+        if device.type == "cpu" and run.threads is None and distributed.count() == 1:
+            threads = engine.best_threads(model, batch, objective, setting)
+        if times:
+            slowest = max(times.values()) / times[setting]
+            print(f"      {setting}: {slowest:.1f} times as fast as the slowest choice", flush=True)
+    if file is not None and distributed.rank() == 0:
+        write_file(file, to_json({"setting": str(setting), "threads": threads}))
+    torch.set_num_threads(threads)
     run.engine = str(setting)
-    if times:
-        slowest = max(times.values()) / times[replace(setting, compiled=False)]
-        print(f"      {setting}: {slowest:.1f} times as fast as the slowest choice", flush=True)
-    return setting
+    if device.type == "cpu":
+        run.engine += f", {threads} thread{'s' * (threads > 1)}"
+    return engine.with_compiler(setting, expected_seconds)

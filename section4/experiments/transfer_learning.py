@@ -44,6 +44,7 @@ from utils.output import plots
 
 ARMS = {"scratch": "from scratch", "frozen": "frozen features", "fine_tuned": "fine-tuned"}
 SUBJECTS = {"frozen": "frozen features are", "fine_tuned": "fine-tuning is"}
+REACHED = {"frozen": "frozen features reach", "fine_tuned": "fine-tuning reaches"}
 X_LABEL = "training images of each class"
 
 Key = tuple[int, int]  # the number of images of each class that was asked for, and the seed
@@ -173,7 +174,9 @@ def answer(run: Run, source: Pretrained, curves: dict[str, Curve], arrays: Array
         for place, each in enumerate(scratch.x)
     ]
     text += f": {'; '.join(parts)} (test images right, mean ± std, n = {scratch.n}). "
-    text += " ".join(verdict(arrays, arm, scratch.x) for arm in SUBJECTS)
+    text += " ".join(
+        verdict(arrays, arm, scratch.x) + saving(arrays, curves, arm) for arm in SUBJECTS
+    )
     if "turned" in arrays and run.data_used["cifar10"]["provenance"] == "embedded stand-in":
         text += " (Drawn shapes that look the same when turned leave their turn open.)"
     if run.settings.mode == "quick":
@@ -214,6 +217,24 @@ def verdict(arrays: Arrays, arm: str, x: Sequence[float]) -> str:
     return f"{text.capitalize()}."
 
 
+def saving(arrays: Arrays, curves: dict[str, Curve], arm: str) -> str:
+    """How many images training from scratch needs to get as far, where the arm is ahead of it.
+
+    Read off straight lines between what was measured, over the logarithm of the images.
+    """
+    x, scratch = curves["scratch"].x, np.maximum.accumulate(curves["scratch"].y)
+    images, needed = list[str](), list[str]()
+    for place, reached in enumerate(curves[arm].y):
+        if lead(arrays, arm, place) > 0 and not within_noise(arrays, arm, place):
+            images.append(f"{x[place]:g}")
+            far = reached > scratch[-1]
+            number = np.exp(np.interp(reached, scratch, np.log(x)))
+            needed.append(f"more than {x[-1]:g}" if far else f"about {number:.0f}")
+    if not images:
+        return ""
+    return f" What {REACHED[arm]} with {listed(images)} takes {listed(needed)} from scratch."
+
+
 def listed(words: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
@@ -240,7 +261,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xscale("log")
         place.set_xticks(curve.x, [f"{each:g}" for each in curve.x])
         place.minorticks_off()
-        place.legend(title=f"mean ± std (n = {curve.n})" if curve.n > 1 else "n = 1")
+    axes[0, 0].legend(title=f"mean ± std (n = {curve.n})" if curve.n > 1 else "n = 1")
     figure.suptitle(title(result.arrays, curve.x))
     figures = {"accuracy": figure}
     if "held-out" in result.curves:

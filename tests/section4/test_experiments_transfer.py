@@ -21,12 +21,12 @@ from utils.errors import UserError
 from utils.experiments import registry, runner
 from utils.experiments.budget import Budget
 from utils.experiments.progress import Progress
-from utils.experiments.results import Result
+from utils.experiments.results import Curve, Result
 from utils.experiments.run import Run, Settings
 
 WHERE = ("--mode", "quick", "--data", "embedded", "--device", "cpu", "--precision", "float32")
 SIZES = ("--samples", "60", "--epochs", "2", "--batch-size", "16", "--set", "width=4")
-SHORT = ("--set", "images=2,3", "--set", "steps=2", "--set", "tested=20", "--set", "seeds=2")
+SHORT = ("--set", "images=1,2", "--set", "steps=2", "--set", "tested=20", "--set", "seeds=2")
 TINY = (*WHERE, *SIZES, *SHORT)
 SMALL: dict[str, Any] = {
     "samples": 60, "epochs": 2, "batch_size": 16, "width": 4, "images": [2, 3], "steps": [2],
@@ -59,12 +59,12 @@ def test_transfer_learning_with_a_body_pretrained_here(
     assert "Drawn shapes that look the same when turned" in result.answer
     rows = result.tables["arms"].rows
     assert [row[:2] for row in rows] == [
-        [name, n] for name in transfer_learning.ARMS.values() for n in (2, 3)
+        [name, n] for name in transfer_learning.ARMS.values() for n in (1, 2)
     ]
     for arm in transfer_learning.ARMS:
         runs = result.arrays[f"{arm}_test_accuracy"]
         assert runs.shape == (2, 2) and ((runs >= 0) & (runs <= 1)).all()
-        assert result.metrics[f"{arm}_3"] == pytest.approx(runs[:, 1].mean())
+        assert result.metrics[f"{arm}_2"] == pytest.approx(runs[:, 1].mean())
         assert result.curves[arm].n == 2
     assert len(result.tables["pretraining"].rows) == 2
     folder = tmp_path / "section4" / "transfer_learning"
@@ -88,16 +88,16 @@ def test_transfer_learning_finds_and_uses_torchvision_s_file(
 
     monkeypatch.setattr(transfer_learning, "find_or_make", seen)
     result = run_tiny(
-        "transfer_learning", *TINY, "--resize", "40", "--set", "images=2", "--set", "seeds=1"
+        "transfer_learning", *TINY, "--resize", "33", "--set", "images=1", "--set", "seeds=1"
     )
-    assert "by torchvision on ImageNet, seeing images of 40 pixels" in result.answer
+    assert "by torchvision on ImageNet, seeing images of 33 pixels" in result.answer
     used_data = result.info["data"]["pretrained weights"]
-    assert used_data["provenance"] == "unverified copy" and "40 pixels" in used_data["description"]
+    assert used_data["provenance"] == "unverified copy" and "33 pixels" in used_data["description"]
     assert not (tmp_path / "section4/transfer_learning/checkpoints/quick/pretraining").exists()
     figures = {path.stem for path in (tmp_path / "section4/transfer_learning").glob("*.png")}
     assert figures == {"accuracy"}
     (source,) = used
-    assert source.body.side == 40
+    assert source.body.side == 33
     for name, weight in theirs.named_parameters():  # fine-tuning was done on a copy
         if not name.startswith("fc."):
             assert torch.equal(weight, source.body.net.get_parameter(name)), name
@@ -159,7 +159,7 @@ def test_a_pretraining_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(engine, "settings", lambda *_, **__: [engine.PLAIN])
-    whole = runner.compute(small(tmp_path / "whole"))
+    whole = runner.compute(small(tmp_path / "whole", seeds=1, images=[2]))
     advance, calls = Progress.advance, []
 
     def stop(bar: Progress, note: str = "") -> None:
@@ -170,8 +170,8 @@ def test_a_pretraining_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
 
     monkeypatch.setattr(Progress, "advance", stop)
     with pytest.raises(KeyboardInterrupt):
-        runner.compute(small(tmp_path / "cut"))
-    rest = runner.compute(small(tmp_path / "cut"))
+        runner.compute(small(tmp_path / "cut", seeds=1, images=[2]))
+    rest = runner.compute(small(tmp_path / "cut", seeds=1, images=[2]))
     assert sum(note.startswith("pretraining") for note in calls) == 2  # one epoch was left
     for arm in transfer_learning.ARMS:
         name = f"{arm}_test_accuracy"
@@ -210,6 +210,19 @@ def test_words_follow_the_numbers() -> None:
     title = transfer_learning.title(arrays, [5, 10, 50])
     assert "frozen features are 10.0 points ahead with 5" in title
     assert "10.0 points behind with 50" in title
+    x = [5, 10, 50]
+    curves = {
+        arm: Curve.over_runs(x, 100 * arrays[f"{arm}_test_accuracy"], "", "")
+        for arm in transfer_learning.ARMS
+    }
+    words = transfer_learning.saving(arrays, curves, "frozen")  # 30% with 5; scratch with 10
+    assert words == " What frozen features reach with 5 takes about 10 from scratch."
+    assert transfer_learning.saving(arrays, curves, "fine_tuned") == ""
+    far = {**arrays, "frozen_test_accuracy": scratch + 0.5}
+    curves["frozen"] = Curve.over_runs(x, 100 * far["frozen_test_accuracy"], "", "")
+    assert "takes more than 50, more than 50 and more than 50" in transfer_learning.saving(
+        far, curves, "frozen"
+    )
     assert transfer_learning.listed(["5", "10", "50"]) == "5, 10 and 50"
     assert transfer_learning.listed(["5"]) == "5"
 
