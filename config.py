@@ -231,17 +231,6 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "epochs_on_gpu": (3, 6, 60), "samples": (300, 7000, 50000), "batch_size": (32, 32, 128),
             "lr": (0.02, 0.03, 0.1), "looked_at": (8, 32, 64),
         },
-        "cifar100_architectures": {
-            "seconds": (8, 120, 3600),
-            "seeds": 2, "epochs": (3, 5, 5), "epochs_on_gpu": (3, 5, 40), "width": (8, 32, 64),
-            "samples": (1000, 10000, 50000), "batch_size": (32, 64, 128), "lr": [0.02, 0.05, 0.1],
-        },
-        "augmentation_study": {
-            "seconds": (10, 340, 5500),
-            "seeds": (2, 3, 3), "epochs": (1, 10, 14),
-            "samples": ([100, 300], [500, 4000], [1000, 50000]),
-            "width": (8, 32, 32), "batch_size": (32, 64, 128), "lr": 0.1,
-        },
         "transfer_learning": {
             "seconds": (9, 360, 6000),
             "images": ([5, 20], [5, 10, 50], [5, 10, 50, 250, 1000, 5000]), "seeds": (2, 5, 3),
@@ -250,6 +239,17 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "samples": (400, 30000, 50000), "tested": (200, 2000, 10000),
             "batch_size": (32, 64, 64), "lr": [0.1, 0.05, 0.1], "body_scale": 0.5, "decay": 30.0,
             "resize": ([64], [64, 224], [64, 224]),  # on a CPU and on a GPU, for ImageNet's weights
+        },
+        "augmentation_study": {
+            "seconds": (10, 340, 5500),
+            "seeds": (2, 3, 3), "epochs": (1, 10, 14),
+            "samples": ([100, 300], [500, 4000], [1000, 50000]),
+            "width": (8, 32, 32), "batch_size": (32, 64, 128), "lr": 0.1,
+        },
+        "cifar100_architectures": {
+            "seconds": (8, 120, 3600),
+            "seeds": 2, "epochs": (3, 5, 5), "epochs_on_gpu": (3, 5, 40), "width": (8, 32, 64),
+            "samples": (1000, 10000, 50000), "batch_size": (32, 64, 128), "lr": [0.02, 0.05, 0.1],
         },
         "data_parallel": {
             "seconds": (13, 65, 330),

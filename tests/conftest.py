@@ -13,6 +13,7 @@ import torch
 
 import main
 from utils.experiments import registry, results
+from utils.experiments.progress import Progress
 from utils.experiments.results import Result
 
 torch.set_num_threads(1)  # for arrays as small as here, more would only wait for each other
@@ -25,6 +26,36 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("needs real data sets: set COURSE_DATA_DIR")
     return Path(folder)
+
+
+@pytest.fixture
+def one_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Section 4's engine has nothing to choose from: timing would not choose alike every time."""
+    from section4 import engine
+
+    monkeypatch.setattr(engine, "settings", lambda *_, **__: [engine.PLAIN])
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    """`notes = stop_at(3)`: Ctrl-C comes, once, at the third step of progress from now on.
+
+    The list takes the note of every step, that one's too.
+    """
+
+    def prepare(number: int) -> list[str]:
+        advance, notes = Progress.advance, list[str]()
+
+        def stop(bar: Progress, note: str = "") -> None:
+            notes.append(note)
+            if len(notes) == number:
+                raise KeyboardInterrupt
+            advance(bar, note)
+
+        monkeypatch.setattr(Progress, "advance", stop)
+        return notes
+
+    return prepare
 
 
 @pytest.fixture

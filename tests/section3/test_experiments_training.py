@@ -13,28 +13,19 @@ import pytest
 from section3.experiments import cifar10_cnn
 from section3.experiments._cnns import load_images
 from section3.experiments._learning import up_and_down
+from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
-from utils.experiments import registry, runner
-from utils.experiments.budget import Budget
+from utils.experiments import runner
 from utils.experiments.progress import Progress
 from utils.experiments.results import Result
-from utils.experiments.run import Run, Settings
+from utils.experiments.run import Run
 
 TINY = ("--mode", "quick", "--data", "embedded", "--batch-size", "32")
 SMALL: dict[str, Any] = {"samples": 150, "batch_size": 50, "epochs": 3, "filters": [4, 8]}
 
 
 def small(folder: Path, name: str = "mnist_cnn", threads: int | None = 1, **changes: Any) -> Run:
-    (experiment,) = registry.select([name])
-    settings = Settings("quick", 0, "embedded", folder, threads, resume=True)
-    return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
-
-
-def same(first: Result, second: Result) -> None:
-    assert first.metrics == second.metrics
-    assert first.curves == second.curves and first.tables == second.tables
-    for name, array in first.arrays.items():
-        np.testing.assert_array_equal(array, second.arrays[name])
+    return small_run(name, folder, SMALL | changes, threads=threads)
 
 
 def test_mnist_cnn(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
@@ -81,41 +72,25 @@ def test_one_number_of_epochs_is_for_all_models_and_two_are_not_for_three(tmp_pa
 
 
 def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
 ) -> None:
     """Stopped after the first epoch of the second seed; with dropout, turns and shifts."""
     changes: dict[str, Any] = {"seeds": 2, "epochs": 2, "turn": 10.0}
     whole = runner.compute(small(tmp_path / "whole", **changes))
-    advance, calls = Progress.advance, []
-
-    def stop(bar: Progress, note: str = "") -> None:
-        calls.append(note)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        advance(bar, note)
-
-    monkeypatch.setattr(Progress, "advance", stop)
+    calls = stop_at(3)
     with pytest.raises(KeyboardInterrupt):
         runner.compute(small(tmp_path / "cut", **changes))
     rest = runner.compute(small(tmp_path / "cut", **changes))
     assert len(calls) == 4  # one epoch was left
-    same(rest, whole)
+    assert_same_result(rest, whole)
     runner.compute(small(tmp_path / "cut", **changes))
     assert len(calls) == 8  # what was finished starts anew
 
 
 def test_without_resume_what_was_stopped_starts_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
 ) -> None:
-    advance, calls = Progress.advance, []
-
-    def stop(bar: Progress, note: str = "") -> None:
-        calls.append(note)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        advance(bar, note)
-
-    monkeypatch.setattr(Progress, "advance", stop)
+    calls = stop_at(2)
     run = small(tmp_path)
     run.settings = replace(run.settings, resume=False)
     with pytest.raises(KeyboardInterrupt):
@@ -130,7 +105,7 @@ def test_checkpoints_of_other_settings_are_not_gone_on_with(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Progress, "advance", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         runner.compute(small(tmp_path, lr=0.02))
-    same(runner.compute(small(tmp_path)), runner.compute(small(tmp_path / "other")))
+    assert_same_result(runner.compute(small(tmp_path)), runner.compute(small(tmp_path / "other")))
 
 
 def test_same_numbers_on_any_number_of_threads(tmp_path: Path) -> None:
@@ -138,7 +113,7 @@ def test_same_numbers_on_any_number_of_threads(tmp_path: Path) -> None:
     first, second = (
         runner.compute(small(tmp_path / str(n), threads=n, batch_size=100)) for n in (1, 2)
     )
-    same(first, second)
+    assert_same_result(first, second)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -15,12 +15,11 @@ from section4.experiments import cifar100_architectures as three
 from section4.experiments import resnet_vs_plain as skips
 from section4.experiments._engine import seeded
 from section4.vision.resnet import thin_resnet
+from tests.runs import small_run
 from utils.errors import UserError
-from utils.experiments import registry, runner
-from utils.experiments.budget import Budget
-from utils.experiments.progress import Progress
+from utils.experiments import runner
 from utils.experiments.results import Result
-from utils.experiments.run import Run, Settings
+from utils.experiments.run import Run
 
 TINY = ("--mode", "quick", "--device", "cpu", "--precision", "float32", "--data", "embedded")
 SMALL: dict[str, Any] = {
@@ -29,11 +28,7 @@ SMALL: dict[str, Any] = {
 
 
 def small(folder: Path, **changes: Any) -> Run:
-    (experiment,) = registry.select(["resnet_vs_plain"])
-    settings = Settings(
-        "quick", 0, "embedded", folder, 1, resume=True, device="cpu", precision="float32"
-    )
-    return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
+    return small_run("resnet_vs_plain", folder, SMALL | changes)
 
 
 # --- resnet_vs_plain --------------------------------------------------------------------------
@@ -116,20 +111,13 @@ def test_the_first_turn_is_the_gradient_of_the_loss() -> None:
     assert len(alike) == len(skips.DISTANCES) and max(map(abs, alike)) <= 1
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_a_run_that_is_stopped_keeps_the_gradients_that_it_has_seen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
 ) -> None:
     """Stopped in the second network after its first epoch."""
     whole = runner.compute(small(tmp_path / "whole"))
-    advance, calls = Progress.advance, []
-
-    def stop(bar: Progress, note: str = "") -> None:
-        calls.append(note)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        advance(bar, note)
-
-    monkeypatch.setattr(Progress, "advance", stop)
+    calls = stop_at(4)
     with pytest.raises(KeyboardInterrupt):
         runner.compute(small(tmp_path / "cut"))
     rest = runner.compute(small(tmp_path / "cut"))

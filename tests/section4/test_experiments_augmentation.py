@@ -13,19 +13,17 @@ import torch
 
 from section4.experiments import augmentation_study as study
 from section4.images import Change
-from utils.experiments import registry, runner
-from utils.experiments.budget import Budget
+from tests.runs import small_run
+from utils.experiments import runner
 from utils.experiments.results import Result
-from utils.experiments.run import Run, Settings
+from utils.experiments.run import Run
 
 CPU = ("--device", "cpu", "--precision", "float32", "--data", "embedded", "--mode", "quick")
 
 
 def small(folder: Path, **changes: Any) -> Run:
-    (experiment,) = registry.select(["augmentation_study"])
-    settings = Settings("quick", 0, "embedded", folder, 1, True, "cpu", "float32")
     sizes = {"samples": [20, 40], "epochs": 1, "width": 4, "seeds": 1}
-    return Run(experiment, settings, Budget(experiment.settings("quick") | sizes | changes))
+    return small_run("augmentation_study", folder, sizes | changes)
 
 
 def two_arms(classes: int, side: int) -> dict[str, Change | None]:

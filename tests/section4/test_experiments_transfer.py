@@ -11,18 +11,16 @@ import pytest
 import torch
 
 import main
-from section4 import engine
 from section4.compat import models
 from section4.experiments import _transfer, transfer_learning
 from section4.experiments._transfer import few
 from section4.vision import pretrained
+from tests.runs import small_run
 from utils.data import load
 from utils.errors import UserError
-from utils.experiments import registry, runner
-from utils.experiments.budget import Budget
-from utils.experiments.progress import Progress
+from utils.experiments import runner
 from utils.experiments.results import Curve, Result
-from utils.experiments.run import Run, Settings
+from utils.experiments.run import Run
 
 WHERE = ("--mode", "quick", "--data", "embedded", "--device", "cpu", "--precision", "float32")
 SIZES = ("--samples", "60", "--epochs", "2", "--batch-size", "16", "--set", "width=4")
@@ -44,9 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def small(folder: Path, mode: str = "quick", data: Any = "embedded", **changes: Any) -> Run:
-    (experiment,) = registry.select(["transfer_learning"])
-    settings = Settings(mode, 0, data, folder, 1, resume=True, device="cpu", precision="float32")
-    return Run(experiment, settings, Budget(experiment.settings("quick") | SMALL | changes))
+    return small_run("transfer_learning", folder, SMALL | changes, mode=mode, data=data)
 
 
 def test_transfer_learning_with_a_body_pretrained_here(
@@ -155,20 +151,12 @@ def test_labels_of_cifar100_are_used_where_it_is_on_disk(
     assert result.metrics["pretraining_chance"] == 0.01
 
 
+@pytest.mark.usefixtures("one_setting")
 def test_a_pretraining_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
 ) -> None:
-    monkeypatch.setattr(engine, "settings", lambda *_, **__: [engine.PLAIN])
     whole = runner.compute(small(tmp_path / "whole", seeds=1, images=[2]))
-    advance, calls = Progress.advance, []
-
-    def stop(bar: Progress, note: str = "") -> None:
-        calls.append(note)
-        if len(calls) == 1:
-            raise KeyboardInterrupt
-        advance(bar, note)
-
-    monkeypatch.setattr(Progress, "advance", stop)
+    calls = stop_at(1)
     with pytest.raises(KeyboardInterrupt):
         runner.compute(small(tmp_path / "cut", seeds=1, images=[2]))
     rest = runner.compute(small(tmp_path / "cut", seeds=1, images=[2]))

@@ -1,0 +1,91 @@
+"""ResNet-18 on photographs: both recipes, whole and interrupted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from section2.schedules import multi_step
+from section4 import checkpoint
+from section4.experiments import resnet18_cifar10
+from section4.training import load_weights
+from section4.vision.resnet import resnet18
+from tests.runs import assert_same_result, small_run
+from utils.errors import UserError
+from utils.experiments import runner
+from utils.experiments.results import Result
+
+SMALL: dict[str, Any] = {"samples": 60, "width": 2, "epochs": 2, "batch_size": 20}
+
+
+def test_resnet18_cifar10(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
+    where = ("--data", "embedded", "--device", "cpu", "--precision", "float32", "--threads", "1")
+    sizes = ("--samples", "300", "--epochs", "3", "--set", "width=4", "--set", "recipes=sgd,adam")
+    result = run_tiny("resnet18_cifar10", "--mode", "quick", *where, *sizes, "--lr", "0.1,0.003")
+    rows = result.tables["recipes"].rows
+    assert [row[:2] for row in rows] == [["sgd", 3], ["adam", 3]]
+    best = max(rows, key=lambda row: row[4])
+    assert result.metrics["test_accuracy"] == best[5]
+    assert np.trace(result.arrays["confusion"]) == round(1000 * best[5])
+    assert result.metrics["parameters"] == sum(p.numel() for p in resnet18(width=4).parameters())
+    assert len(result.curves["adam, loss"].y) == 3 * 9  # 270 images in batches of 32
+    assert result.info["engine"].startswith("cpu, float32")
+    assert result.info["engine"].endswith(", 1 thread")
+    folder = tmp_path / "section4" / "resnet18_cifar10" / "checkpoints" / "quick"
+    assert not (folder / "unfinished.json").exists()
+    load_weights(folder / "adam" / "best.pt", resnet18(width=4))
+    average = checkpoint.load(folder / "sgd" / "last.pt")["average"]
+    assert average is not None and int(average["n_averaged"]) == 27
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
+) -> None:
+    """Stopped after the first epoch of the second recipe."""
+    changes = SMALL | {"recipes": ["sgd", "adam"], "lr": [0.1, 0.003]}
+    whole = runner.compute(small_run("resnet18_cifar10", tmp_path / "whole", changes))
+    notes = stop_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(small_run("resnet18_cifar10", tmp_path / "cut", changes))
+    rest = runner.compute(small_run("resnet18_cifar10", tmp_path / "cut", changes))
+    assert len(notes) == 4  # one epoch was left
+    assert_same_result(rest, whole)
+
+
+def test_the_setting_of_a_run_that_is_stopped_is_kept(
+    tmp_path: Path, stop_at: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever timing would say now: other settings give other numbers."""
+    stop_at(1)
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL, precision="auto"))
+    (file,) = tmp_path.rglob("engine.json")
+    before = file.read_text()
+    monkeypatch.setattr("section4.engine.choose", None)  # would fail, if it were called
+    result = runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL, precision="auto"))
+    assert file.read_text() == before
+    assert result.info["engine"].removesuffix(", 1 thread") in before
+
+
+def test_adam_learns_at_a_tenth_and_a_hundredth_in_the_end() -> None:
+    schedule = resnet18_cifar10.two_drops(1.0, 100)
+    expected = multi_step(1.0, [60, 85])
+    assert [schedule(step) for step in range(100)] == [expected(step) for step in range(100)]
+    assert schedule(84) == pytest.approx(0.1) and schedule(85) == pytest.approx(0.01)
+
+
+def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
+    changes = SMALL | {"recipes": ["lion"], "lr": [0.1]}
+    with pytest.raises(UserError, match="there is no recipe lion: choose from sgd or adam"):
+        runner.compute(small_run("resnet18_cifar10", tmp_path, changes))
+
+
+def test_the_threads_of_pytorch_are_those_that_were_asked_for(tmp_path: Path) -> None:
+    runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL | {"epochs": 1}, threads=1))
+    assert torch.get_num_threads() == 1
