@@ -213,15 +213,3 @@ def test_words_follow_the_numbers() -> None:
     )
     assert transfer_learning.listed(["5", "10", "50"]) == "5, 10 and 50"
     assert transfer_learning.listed(["5"]) == "5"
-
-
-@pytest.mark.slow
-@pytest.mark.realdata
-def test_few_images_are_told_apart_better_after_pretraining(
-    real_data: Path, run_tiny: Callable[..., Result]
-) -> None:
-    short = ("--mode", "hybrid", "--data", "real", "--set", "images=10", "--set", "steps=100")
-    result = run_tiny("transfer_learning", *short)
-    assert max(result.metrics["frozen_10"], result.metrics["fine_tuned_10"]) > (
-        result.metrics["scratch_10"] + 0.02
-    )
