@@ -226,13 +226,13 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "crop": (1, 0, 4),  # pixels; three epochs are too few to need it
         },
         "resnet_vs_plain": {
-            "seconds": (10, 290, 5800),
+            "seconds": (7, 290, 5800),
             "depths": ([8, 20], [20, 56], [20, 56]), "seeds": (2, 1, 2), "epochs": (3, 6, 10),
             "epochs_on_gpu": (3, 6, 60), "samples": (300, 7000, 50000), "batch_size": (32, 32, 128),
             "lr": (0.02, 0.03, 0.1), "looked_at": (8, 32, 64),
         },
         "transfer_learning": {
-            "seconds": (9, 370, 6000),
+            "seconds": (5, 370, 6000),
             "images": ([5, 20], [5, 10, 50], [5, 10, 50, 250, 1000, 5000]), "seeds": (2, 5, 3),
             "steps": ([10, 20], [100, 100, 300], [100, 100, 300, 800, 1500, 3000]),
             "width": (8, 16, 32), "epochs": (2, 4, 10), "epochs_on_gpu": (2, 20, 60),
@@ -241,18 +241,18 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "resize": ([64], [64, 224], [64, 224]),  # on a CPU and on a GPU, for ImageNet's weights
         },
         "augmentation_study": {
-            "seconds": (10, 300, 5500),
+            "seconds": (5, 300, 5500),
             "seeds": (2, 3, 3), "epochs": (1, 5, 14),
             "samples": ([100, 300], [500, 4000], [1000, 50000]),
             "width": (8, 32, 32), "batch_size": (32, 64, 128), "lr": 0.1,
         },
         "cifar100_architectures": {
-            "seconds": (8, 110, 3600),
+            "seconds": (7, 110, 3600),
             "seeds": 2, "epochs": (3, 5, 5), "epochs_on_gpu": (3, 5, 40), "width": (8, 32, 64),
             "samples": (1000, 10000, 50000), "batch_size": (32, 64, 128), "lr": [0.02, 0.05, 0.1],
         },
         "data_parallel": {
-            "seconds": (13, 60, 330),
+            "seconds": (12, 60, 330),
             "processes": [1, 2], "seeds": (2, 2, 3), "epochs": (3, 2, 4), "depth": 8,
             "samples": (400, 6000, 12000), "test_samples": (300, 2000, 10000),
             "batch_size": (32, 64, 128), "lr": 0.1,
