@@ -26,6 +26,13 @@ def save(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, lambda file: file.write(whole.getbuffer()))
 
 
+def check_sums(path: Path) -> None:
+    """Raise ValueError where a part of a file is damaged: `torch.load` itself does not look."""
+    with zipfile.ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"{damaged} is damaged")
+
+
 def load(path: Path) -> dict[str, Any]:
     """What `save` wrote, on the CPU.
 
@@ -33,9 +40,7 @@ def load(path: Path) -> dict[str, Any]:
     format, or that holds more than tensors and plain values.
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # PyTorch itself does not look at checksums
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} is damaged")
+        check_sums(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise

@@ -57,24 +57,20 @@ def of_first(answer: bool) -> bool:
     return bool(total([float(answer and rank() == 0)])[0])
 
 
-def total(numbers: Sequence[float], device: torch.device | None = None) -> list[float]:
+def total(numbers: Sequence[float]) -> list[float]:
     """The sums over all processes; float64."""
-    return _reduced(numbers, dist.ReduceOp.SUM, device)
+    return _reduced(numbers, dist.ReduceOp.SUM)
 
 
-def highest(numbers: Sequence[float], device: torch.device | None = None) -> list[float]:
+def highest(numbers: Sequence[float]) -> list[float]:
     """The largest of each number in all processes."""
-    return _reduced(numbers, dist.ReduceOp.MAX, device)
+    return _reduced(numbers, dist.ReduceOp.MAX)
 
 
-def _reduced(
-    numbers: Sequence[float], how: dist.ReduceOp.RedOpType, device: torch.device | None
-) -> list[float]:
+def _reduced(numbers: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
     if not dist.is_initialized():
         return list(numbers)
-    place = device if dist.get_backend() == "nccl" else "cpu"
-    if place is None:
-        place = torch.device("cuda", torch.cuda.current_device())
+    place = "cuda" if dist.get_backend() == "nccl" else "cpu"  # `join` said which GPU
     table = torch.tensor(list(numbers), dtype=torch.float64, device=place)
     dist.all_reduce(table, how)
     return table.tolist()

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-import config
 from section3.experiments._learning import up_and_down
 from section4 import distributed
 from section4.engine import Setting, cross_entropy
 from section4.experiments._engine import find_device, seeded
-from section4.experiments._vision import Photographs, choose_for, load_photographs
+from section4.experiments._vision import Photographs, choose_for, load_photographs, sgd
 from section4.images import Pair
 from section4.training import History, evaluate, fit, predict
 from section4.vision import pretrained
-from section4.vision.augment import chain, flip, standard
+from section4.vision.augment import chain, flip, standard, windows
 from section4.vision.pretrained import (
     TURNS,
     Features,
@@ -30,14 +27,11 @@ from section4.vision.pretrained import (
     parameter_groups,
     rotation_task,
     rotations,
-    windows,
 )
 from section4.vision.resnet import ResNet, resnet18
 from utils.data import disk
-from utils.data.sets import data_folder
 from utils.data.sources import SOURCES
 from utils.errors import UserError
-from utils.experiments.registry import ROOT
 from utils.experiments.run import Run
 
 AT_ONCE = 100  # images to be looked at
@@ -69,7 +63,7 @@ def find_or_make(run: Run, target: Photographs, folder: Path) -> Pretrained:
         return from_torchvision(
             run, target, run.budget.resize[0 if device.type == "cpu" else -1], folder
         )
-    if run.settings.data != "embedded" and disk.find(SOURCES["cifar100"], where_data_lies()):
+    if run.settings.data != "embedded" and disk.find(SOURCES["cifar100"], run.data_folder):
         source = load_photographs(run, "cifar100")
         task = f"here on the {len(source.classes)} classes of CIFAR-100"
         return made_here(run, target, source, task, folder, turned=False)
@@ -141,10 +135,6 @@ def made_here(
     return Pretrained(Features(net, groups), blank, target, setting, task, answers, history, arrays)
 
 
-def where_data_lies() -> Path:
-    return data_folder(os.environ.get("COURSE_DATA_DIR") or ROOT / config.DATA_DIR)
-
-
 def choose_setting(run: Run, body: Features, data: Photographs, folder: Path) -> Setting:
     """The fastest setting to train such a body with a head for the new task."""
     return choose_for(run, new_classifier(body, len(data.classes), 0), data, folder)
@@ -171,7 +161,8 @@ def learn_source(
     epochs = budget.epochs if setting.device.type == "cpu" else budget.epochs_on_gpu
     change = standard(side // 8)
     if turned:  # from the black margins of `standard` there is nothing to learn about turns
-        change = chain(windows(3 * side // 4), flip, rotation_task)
+        part = 3 * side // 4
+        change = chain(windows(part, part), flip, rotation_task)
     batches = source.batches(
         source.train, budget.batch_size, setting, change=change, seed=run.seed(1)
     )
@@ -224,10 +215,6 @@ def learn_target(
         setting=setting,
         schedule=up_and_down(lr, epochs * len(batches)),
     )
-
-
-def sgd(parameters: Any, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
 
 
 def few(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:

@@ -92,6 +92,11 @@ class Trained:
     scores: torch.Tensor = field(repr=False)  # (N, K), of the test images
 
 
+def sgd(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    """With Nesterov's momentum and a little weight decay, as residual networks are trained."""
+    return torch.optim.SGD(parameters, lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+
+
 def train(
     run: Run,
     model: nn.Module,
@@ -102,37 +107,29 @@ def train(
     lr: float,
     seed: int,
     bar: Progress,
-    batch_size: int | None = None,
     train: Pair | None = None,
-    optimizer: Callable[[list[nn.Parameter], float], torch.optim.Optimizer] | None = None,
+    optimizer: Callable[[Any, float], torch.optim.Optimizer] = sgd,
     schedule: Callable[[float, int], Schedule] = up_and_down,
     change: Change | None = None,
     label_smoothing: float = 0.0,
     average: float = 0.0,
-    weight_decay: float = 5e-4,
     folder: Path | None = None,
     on_gradients: Callable[[int], object] | None = None,
 ) -> Trained:
-    """Train a classifier by SGD with Nesterov momentum, the rate going up and down, or as told.
+    """Train a classifier by `sgd`, the rate going up and down, or as told.
 
     train: other training images than those of `data`. optimizer: takes parameters and `lr`;
     schedule: `lr` and the number of steps. average: the decay of a running mean of the weights,
     which is then what is measured (0: no mean).
     folder: for checkpoints; where it has some, training goes on from there.
     """
-    batch_size = run.budget.batch_size if batch_size is None else batch_size
     pair = data.train if train is None else train
-    batches = data.batches(pair, min(batch_size, len(pair[0])), setting, change=change, seed=seed)
+    size = min(run.budget.batch_size, len(pair[0]))
+    batches = data.batches(pair, size, setting, change=change, seed=seed)
     steps = epochs * len(batches)
     plain = cross_entropy()
     validation = data.batches(data.validation, EVALUATED_AT_ONCE, setting)
-    parameters = list(setting.prepare(model).parameters())
-    if optimizer is None:
-        chosen: torch.optim.Optimizer = torch.optim.SGD(
-            parameters, lr, momentum=0.9, nesterov=True, weight_decay=weight_decay
-        )
-    else:
-        chosen = optimizer(parameters, lr)
+    setting.prepare(model)
     mean = averaged(model, average) if average else None
 
     def on_epoch(history: History) -> None:
@@ -141,7 +138,7 @@ def train(
     history = fit(
         model,
         cross_entropy(label_smoothing),
-        chosen,
+        optimizer(model.parameters(), lr),
         batches,
         epochs=epochs,
         seed=seed,

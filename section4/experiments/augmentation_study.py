@@ -23,6 +23,7 @@ import torch
 from matplotlib.figure import Figure
 
 from section1.experiments._training import mean_std
+from section2.experiments._optimizers import listed
 from section3.experiments._cnns import tied
 from section4 import distributed
 from section4.engine import Setting, cross_entropy
@@ -162,10 +163,6 @@ def gains(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     variance = test.var(axis=2, ddof=1).mean(axis=1)
     quantile = student(1 - 0.025 / (count - 1), count * (n - 1))
     return gain, quantile * np.sqrt(2 * variance / n)
-
-
-def listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1])] * (len(names) > 1) + list(names[-1:]))
 
 
 def points(difference: float) -> str:

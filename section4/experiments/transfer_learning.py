@@ -22,6 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from section1.experiments._training import mean_std
+from section2.experiments._optimizers import listed
 from section3.experiments._cnns import tied
 from section4.engine import count_parameters
 from section4.experiments._transfer import (
@@ -233,10 +234,6 @@ def saving(arrays: Arrays, curves: dict[str, Curve], arm: str) -> str:
     if not images:
         return ""
     return f" What {REACHED[arm]} with {listed(images)} takes {listed(needed)} from scratch."
-
-
-def listed(words: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 # --- figures --------------------------------------------------------------------------------

@@ -24,18 +24,28 @@ GROUP = 4  # images that share one draw of a transform of torchvision
 GREY = (0.2989, 0.587, 0.114)  # the share of red, green and blue in how bright a colour is seen
 
 
+def windows(height: int, width: int) -> Change:
+    """Of each image a part of height x width pixels in a random place."""
+
+    def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
+        n, _, h, w = x.shape
+        down = torch.randint(0, h - height + 1, (n, 1), device=x.device)
+        right = torch.randint(0, w - width + 1, (n, 1), device=x.device)
+        rows = down + torch.arange(height, device=x.device)  # (n, height)
+        columns = right + torch.arange(width, device=x.device)  # (n, width)
+        image = torch.arange(n, device=x.device)[:, None, None]
+        parts = x.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
+        return parts.permute(0, 3, 1, 2), y  # (n, height, width, C) -> (n, C, height, width)
+
+    return change
+
+
 def crop(padding: int = 4) -> Change:
     """Each image moved by up to `padding` pixels both ways; what comes into view is black."""
 
     def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
-        n, _, h, w = x.shape
         padded = nn.functional.pad(x, (padding,) * 4)
-        down, right = torch.randint(0, 2 * padding + 1, (2, n, 1), device=x.device)
-        rows = down + torch.arange(h, device=x.device)  # (n, H)
-        columns = right + torch.arange(w, device=x.device)  # (n, W)
-        image = torch.arange(n, device=x.device)[:, None, None]
-        moved = padded.permute(0, 2, 3, 1)[image, rows[:, :, None], columns[:, None, :]]
-        return moved.permute(0, 3, 1, 2), y  # (n, H, W, C) -> (n, C, H, W)
+        return windows(*x.shape[2:])(padded, y)
 
     return change
 

@@ -27,8 +27,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from section4.checkpoint import check_sums
 from section4.compat import models
-from section4.images import Change, Pair
+from section4.images import Pair
 from section4.vision.resnet import ResNet, resnet18
 
 URL = models.ResNet18_Weights.DEFAULT.url  # of ImageNet weights for ResNet-18, 45 MB
@@ -71,10 +72,8 @@ def load_official(path: Path) -> ResNet:
     tensors (reading it never runs code), or the weights of another network.
     """
     try:
-        if zipfile.is_zipfile(path):  # PyTorch itself does not look at checksums
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
-                    raise ValueError(f"{damaged} is damaged")
+        if zipfile.is_zipfile(path):  # older files of torchvision's are none
+            check_sums(path)
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
@@ -111,22 +110,6 @@ def rotation_task(x: torch.Tensor, y: torch.Tensor) -> Pair:
     return rotations(x), turns.repeat(len(x))
 
 
-def windows(side: int) -> Change:
-    """Of each image a square of side x side pixels in a random place: (n, C, side, side)."""
-
-    def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
-        n, _, h, w = x.shape
-        down = torch.randint(0, h - side + 1, (n, 1), device=x.device)
-        right = torch.randint(0, w - side + 1, (n, 1), device=x.device)
-        place = torch.arange(side, device=x.device)
-        rows, columns = (down + place)[:, :, None], (right + place)[:, None, :]
-        image = torch.arange(n, device=x.device)[:, None, None]
-        cut = x.permute(0, 2, 3, 1)[image, rows, columns]
-        return cut.permute(0, 3, 1, 2), y  # (n, side, side, C) -> (n, C, side, side)
-
-    return change
-
-
 # --- features, and a classifier on them ---------------------------------------------------------
 
 
@@ -150,12 +133,8 @@ class Features(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.side is not None and x.shape[-1] != self.side:
             x = nn.functional.interpolate(x, (self.side, self.side), mode="bilinear")
-        x = self.net.maxpool(torch.relu(self.net.bn1(self.net.conv1(x))))
-        means = []
-        for group in range(1, self.net.groups + 1):
-            x = self.net.get_submodule(f"layer{group}")(x)
-            if group in self.groups:
-                means.append(x.mean((2, 3)))  # (N, F, H, W) -> (N, F)
+        maps = self.net.maps(x)
+        means = [maps[group - 1].mean((2, 3)) for group in self.groups]  # (N, F, H, W) -> (N, F)
         return torch.cat(means, 1)
 
 

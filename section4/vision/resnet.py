@@ -97,12 +97,18 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(inside, classes)
         self.apply(initialize)
 
-    def features(self, x: torch.Tensor) -> torch.Tensor:
-        """The mean over places of the last block's maps: (N, F)."""
+    def maps(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """What each group of blocks gives: (N, F, H, W), from the input to the output."""
         x = self.maxpool(torch.relu(self.bn1(self.conv1(x))))
+        found = []
         for group in range(1, self.groups + 1):
             x = self.get_submodule(f"layer{group}")(x)
-        return x.mean((2, 3))  # (N, F, H, W) -> (N, F)
+            found.append(x)
+        return found
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean over places of the last block's maps: (N, F)."""
+        return self.maps(x)[-1].mean((2, 3))  # (N, F, H, W) -> (N, F)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(self.features(x))

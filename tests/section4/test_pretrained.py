@@ -16,6 +16,7 @@ from section4.engine import PLAIN, cross_entropy
 from section4.images import Batches
 from section4.training import fit, predict
 from section4.vision import pretrained
+from section4.vision.augment import windows
 from section4.vision.pretrained import (
     TURNS,
     Features,
@@ -24,7 +25,6 @@ from section4.vision.pretrained import (
     parameter_groups,
     rotation_task,
     rotations,
-    windows,
 )
 from section4.vision.resnet import resnet18
 
@@ -174,13 +174,13 @@ def test_windows_are_squares_of_their_images_in_all_places() -> None:
     places = torch.arange(20.0).reshape(1, 1, 4, 5).expand(300, 1, 4, 5)
     x = places + 100 * torch.arange(300.0)[:, None, None, None]
     y = torch.arange(300)
-    cut, labels = windows(3)(x, y)
+    cut, labels = windows(3, 3)(x, y)
     assert cut.shape == (300, 1, 3, 3) and torch.equal(labels, y)
     corner = cut[:, 0, 0, 0] - 100 * y
     assert set(corner.tolist()) == {0, 1, 2, 5, 6, 7}
     offsets = torch.tensor([[0, 1, 2], [5, 6, 7], [10, 11, 12]])
     torch.testing.assert_close(cut[:, 0], cut[:, 0, :1, :1] + offsets)
-    assert torch.equal(windows(4)(x[..., :4], y)[0], x[..., :4])
+    assert torch.equal(windows(4, 4)(x[..., :4], y)[0], x[..., :4])
 
 
 # --- features -------------------------------------------------------------------------------

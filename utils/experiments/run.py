@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 import config
-from utils.data import Dataset, TextData
+from utils.data import Dataset, TextData, data_folder
 from utils.data import load as load_data
 from utils.experiments.budget import Budget
 from utils.experiments.machine import processes, writes
@@ -58,6 +58,11 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder for checkpoints; whoever writes the first makes it."""
         return self.settings.folder(self.experiment) / "checkpoints"
+
+    @property
+    def data_folder(self) -> Path:
+        """Where data sets lie, or are downloaded to."""
+        return data_folder(os.environ.get("COURSE_DATA_DIR") or ROOT / config.DATA_DIR)
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator of its own for this seed, this experiment and `key`.
@@ -109,7 +114,7 @@ class Run:
             name,
             policy=self.settings.data,
             download=self.settings.mode != "quick" or self.settings.data == "real",
-            root=os.environ.get("COURSE_DATA_DIR") or ROOT / config.DATA_DIR,
+            root=self.data_folder,
         )
         self.note_data(name, data.description, data.provenance)
         return data
