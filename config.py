@@ -33,6 +33,12 @@ def mode() -> str:
 # estimated from the number of steps). All the other settings can be changed for one run:
 # `python main.py xor --epochs 50 --set hidden=4`.
 # fmt: off
+SCENES = {  # of all experiments on detection, so that what one has trained another can use
+    "width": (12, 32, 32), "scenes": (300, 5000, 20000), "epochs": (10, 8, 16),
+    "validated": (30, 100, 200), "tested": (60, 500, 1000), "batch_size": (16, 32, 32),
+    "lr": 0.002, "side": 96,
+    "folder": "",  # of annotated pictures, to take instead of scenes of digits
+}
 BUDGETS: dict[int, dict[str, dict]] = {
     1: {
         "activation_functions": {
@@ -256,6 +262,20 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "processes": [1, 2], "seeds": (2, 2, 3), "epochs": (3, 2, 4), "depth": 8,
             "samples": (400, 6000, 12000), "test_samples": (300, 2000, 10000),
             "batch_size": (32, 64, 128), "lr": 0.1,
+        },
+        "sliding_window_detection": {"seconds": (8, 130, 1800), **SCENES},
+        "faster_rcnn_detection": {"seconds": (8, 130, 1800), **SCENES},
+        "yolo_detection": {"seconds": (6, 90, 1200), **SCENES},
+        "region_proposals": {
+            "seconds": (4, 30, 60), **SCENES, "counts": [1, 2, 5, 10, 20, 50, 100, 200, 500],
+        },
+        "detector_comparison": {
+            "seconds": (8, 40, 2400), **SCENES,
+            "detectors": (
+                ["sliding_window", "faster_rcnn", "yolo"],
+                ["sliding_window", "faster_rcnn", "yolo"],
+                ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
+            ),
         },
     },
 }

@@ -54,10 +54,10 @@ class Run:
     def threads(self) -> int | None:
         return self.settings.threads
 
-    @property
-    def checkpoints(self) -> Path:
-        """The folder for checkpoints; whoever writes the first makes it."""
-        return self.settings.folder(self.experiment) / "checkpoints"
+    def checkpoints_of(self, name: str) -> Path:
+        """Where an experiment of this section keeps its checkpoints of this mode."""
+        other = Experiment(self.experiment.section, 0, name, "")
+        return self.settings.folder(other) / "checkpoints" / self.settings.mode
 
     @property
     def data_folder(self) -> Path:
@@ -95,7 +95,7 @@ class Run:
         stopped goes on from its last epoch, with the same numbers as if it had not been; what was
         finished starts anew, and until then its weights are there to be used.
         """
-        folder = self.checkpoints / self.settings.mode
+        folder = self.checkpoints_of(self.experiment.name)
         stamp, identity = folder / "unfinished.json", to_json(self.identity())
         stopped = stamp.is_file() and stamp.read_bytes() == identity
         if writes() and not (self.settings.resume and stopped):

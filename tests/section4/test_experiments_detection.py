@@ -1,0 +1,196 @@
+"""The experiments on detection: whole, stopped, and what one takes over from another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from section4.detection.errors import KINDS
+from section4.detection.metrics import Detections, Truth
+from section4.experiments import _detected, _detection, region_proposals
+from section4.experiments._detection import NAMES
+from tests.runs import assert_same_result, small_run
+from utils.errors import UserError
+from utils.experiments import runner
+from utils.experiments.results import Result
+
+SMALL: dict[str, Any] = {
+    "scenes": 24, "validated": 6, "tested": 10, "epochs": 2, "batch_size": 8, "width": 4,
+}  # fmt: skip
+WORDS = ("--mode", "quick", "--data", "embedded", "--device", "cpu", "--threads", "1")
+SIZES = [word for key, value in SMALL.items() for word in ("--set", f"{key}={value}")]
+EXPERIMENTS = ("sliding_window_detection", "faster_rcnn_detection", "yolo_detection")
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_each_detector_is_trained_and_measured(name: str, run_tiny: Callable[..., Result]) -> None:
+    result = run_tiny(name, *WORDS, *SIZES, "--precision", "float32")
+    assert 0 <= result.metrics["map_50_95"] <= result.metrics["map_50"] <= 1
+    assert len(result.curves["loss"].y) == 2 * 3 and len(result.curves["validation"].y) == 2
+    assert [row[0] for row in result.tables["errors"].rows] == list(KINDS)
+    counts = sum(row[1] for row in result.tables["classes"].rows)
+    assert 10 <= counts <= 60  # one to six digits in each of ten pictures
+    assert result.arrays["pictures"].shape == (8, 96, 96, 3)
+    drawn = result.arrays["boxes"]
+    real = drawn[drawn[..., 6] >= 0]
+    assert (real[:, :4] >= 0).all() and (real[:, :4] <= 96).all()
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_what_one_experiment_has_trained_others_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(name: str, **changes: Any) -> Result:
+        return runner.compute(small_run(name, tmp_path, SMALL | changes))
+
+    alone = {name: run(f"{name}_detection") for name in ("sliding_window", "yolo")}
+    fit, trained = _detection.fit, list[tuple[str, bool]]()
+
+    def watch(model: Any, *rest: Any, **options: Any) -> Any:
+        trained.append((type(model).__name__, (options["checkpoints"] / "last.pt").exists()))
+        return fit(model, *rest, **options)
+
+    monkeypatch.setattr(_detection, "fit", watch)
+    names = ["sliding_window", "yolo", "torchvision"]
+    result = run("detector_comparison", detectors=names)
+    assert trained == [("SlidingWindow", True), ("YOLO", True), ("Torchvision", False)]
+    assert [row[0] for row in result.tables["detectors"].rows] == [NAMES[name] for name in names]
+    for name, own in alone.items():
+        for key in ("map_50", "map_50_95", "training_seconds", "parameters"):
+            assert result.metrics[f"{name}_{key}"] == own.metrics[key]
+    trained.clear()
+    run("detector_comparison", detectors=["yolo"], lr=0.001)
+    assert trained == [("YOLO", False)]  # that one was trained otherwise
+
+
+def test_the_comparison_and_region_proposals_draw_what_they_found(
+    run_tiny: Callable[..., Result],
+) -> None:
+    result = run_tiny("detector_comparison", *WORDS, *SIZES, "--set", "detectors=yolo,torchvision")
+    assert [len(row) for row in result.tables["errors"].rows] == [7, 7]
+    proposals = run_tiny("region_proposals", *WORDS, *SIZES, "--set", "counts=1,5,100")
+    for arm in region_proposals.ARMS:
+        shares = [proposals.metrics[f"{arm}_recall_{n}"] for n in (1, 5, 100)]
+        assert shares == sorted(shares)
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_a_detector_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
+    tmp_path: Path, stop_at: Callable[[int], list[str]]
+) -> None:
+    changes = SMALL | {"detectors": ["yolo", "faster_rcnn"]}
+    whole = runner.compute(small_run("detector_comparison", tmp_path / "whole", changes))
+    notes = stop_at(3)  # after the first epoch of the second detector
+    with pytest.raises(KeyboardInterrupt):
+        runner.compute(small_run("detector_comparison", tmp_path / "cut", changes))
+    rest = runner.compute(small_run("detector_comparison", tmp_path / "cut", changes))
+    assert len(notes) == 4
+    assert_same_result(rest, whole)
+
+
+def test_unknown_detector(tmp_path: Path) -> None:
+    run = small_run("detector_comparison", tmp_path, SMALL | {"detectors": ["yolo", "detr"]})
+    with pytest.raises(UserError, match="no detector detr: choose from sliding_window, "):
+        runner.compute(run)
+
+
+def test_a_side_too_small_for_digits(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs at least 40"):
+        runner.compute(small_run("yolo_detection", tmp_path, SMALL | {"side": 24}))
+
+
+# --- pictures of one's own -------------------------------------------------------------------
+
+
+def coco_folder(folder: Path, count: int) -> Path:
+    """Grey pictures with a white or a black square in each."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for k in range(count):
+        pixels = np.full((60, 80, 3), 128, np.uint8)
+        left, top, side = rng.integers(0, 40), rng.integers(0, 25), rng.integers(16, 30)
+        pixels[top : top + side, left : left + side] = 255 * (k % 2)
+        Image.fromarray(pixels).save(folder / "images" / f"{k}.png")
+        images.append({"id": k, "file_name": f"{k}.png", "width": 80, "height": 60})
+        box = [int(left), int(top), int(side), int(side)]
+        annotations.append({"id": k, "image_id": k, "category_id": 1 + k % 2, "bbox": box})
+    kinds = [{"id": 1, "name": "black"}, {"id": 2, "name": "white"}]
+    content = {"images": images, "annotations": annotations, "categories": kinds}
+    (folder / "annotations" / "instances_all.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_pictures_of_a_folder(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "own", 40)
+    changes = SMALL | {"folder": str(folder), "side": 64, "epochs": 1}
+    result = runner.compute(small_run("yolo_detection", tmp_path / "results", changes))
+    assert [row[0] for row in result.tables["classes"].rows] == ["black", "white"]
+    assert sum(row[1] for row in result.tables["classes"].rows) == 10
+    assert result.info["data"]["pictures"]["provenance"] == "own files"
+    assert "mnist" not in result.info["data"]
+
+
+def test_every_picture_of_a_folder_is_in_one_part_alone(tmp_path: Path) -> None:
+    changes = {"scenes": 8, "validated": 4, "tested": 4, "side": 64}
+    changes |= {"folder": str(coco_folder(tmp_path / "own", 9))}  # fewer than asked for
+    data = _detection.load_pictures(small_run("yolo_detection", tmp_path, SMALL | changes))
+    assert (len(data.train), len(data.validation), len(data.test)) == (5, 2, 2)
+    everything = np.concatenate([part.images for part in (data.train, data.validation, data.test)])
+    assert len({image.tobytes() for image in everything}) == 9
+
+
+def test_a_broken_folder_is_one_sentence(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "own", 4)
+    file = folder / "annotations" / "instances_all.json"
+    content = json.loads(file.read_text())
+    content["annotations"][2]["bbox"] = [70, 10, 20, 20]
+    file.write_text(json.dumps(content))
+    run = small_run("yolo_detection", tmp_path, SMALL | {"folder": str(folder)})
+    with pytest.raises(UserError, match=r"annotation 2.*outside"):
+        runner.compute(run)
+
+
+# --- parts -----------------------------------------------------------------------------------
+
+
+def test_recall_counts_the_true_boxes_that_the_first_proposals_hold() -> None:
+    true = [
+        Truth(np.array([[0, 0, 10, 10], [20, 0, 30, 10]], float), np.array([0, 1])),
+        Truth(np.zeros((0, 4)), np.zeros(0, int)),
+        Truth(np.array([[0, 0, 10, 10]], float), np.array([0])),
+    ]
+    proposals = [
+        np.array([[0, 0, 10, 6], [50, 50, 60, 60], [20, 0, 30, 10]], float),
+        np.array([[0, 0, 5, 5]], float),
+        np.zeros((0, 4)),
+    ]
+    share = region_proposals.recall(proposals, true, [1, 2, 3, 9])
+    np.testing.assert_allclose(share[:, 0], np.array([1, 1, 2, 2]) / 3)
+    np.testing.assert_allclose(share[2], [2 / 3] * 3 + [1 / 3] * 7)  # 0.6 fits up to IoU 0.6
+
+
+def test_windows_lie_inside_the_picture_and_cover_it() -> None:
+    windows = region_proposals.all_windows(96)
+    assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= 96).all()
+    assert windows[:, :2].max() > 70 and len(np.unique(windows, axis=0)) == len(windows)
+
+
+def test_what_is_drawn_over_a_picture() -> None:
+    true = Truth(np.array([[0, 0, 10, 10], [20, 20, 30, 30]], float), np.array([3, 4]))
+    found = Detections(
+        np.array([[0, 0, 10, 10], [0, 0, 10, 9], [60, 60, 70, 70]], float),
+        np.array([0.9, 0.8, 0.1]),
+        np.array([3, 3, 3]),
+    )
+    (rows,) = _detected.drawn([found], [true], 0.5)
+    words = [_detected.WORDS[int(kind)] for kind in rows[:, 6]]
+    assert words == ["right", "duplicate", "missed"]  # the third is not sure enough
+    np.testing.assert_array_equal(rows[2, :5], [20, 20, 30, 30, 4])
