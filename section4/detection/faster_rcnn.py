@@ -123,8 +123,8 @@ class FasterRCNN(nn.Module):
         candidates = torch.cat([proposed, truths[..., :4]], 1)
         overlap, which = best_overlap(candidates, truths)
         usable = functional.pad(truths[..., 4] >= 0, (proposed.shape[1], 0), value=True)
-        positive = overlap >= HEAD_OVERLAP
-        drawn, real = pick(positive, ~positive & usable, HEAD_DRAWN, HEAD_SHARE)
+        positive = usable & (overlap >= HEAD_OVERLAP)
+        drawn, real = pick(positive, usable & ~positive, HEAD_DRAWN, HEAD_SHARE)
         boxes, true = rows(candidates, drawn), rows(truths, which.gather(1, drawn))
         scores, deltas = self.classify(maps, boxes)
         something = positive.gather(1, drawn) & real

@@ -56,7 +56,8 @@ class SlidingWindow(nn.Module):
         if truths is None:
             return self.detections(images)
         windows, labels = draw_windows(truths, images.shape[-1])
-        self.learn_shapes(truths)
+        if self.training:
+            self.learn_shapes(truths)
         chosen = labels >= 0
         scores = self.layers(crops(images, windows)[chosen])  # (R, 1 + K, 1, 1)
         return {"class": functional.cross_entropy(scores.flatten(1).float(), labels[chosen])}

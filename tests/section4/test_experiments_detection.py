@@ -158,6 +158,16 @@ def test_a_broken_folder_is_one_sentence(tmp_path: Path) -> None:
         runner.compute(run)
 
 
+def test_pictures_without_a_box_are_refused(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "own", 6)
+    file = folder / "annotations" / "instances_all.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"annotations": []}))
+    run = small_run("yolo_detection", tmp_path, SMALL | {"folder": str(folder)})
+    with pytest.raises(UserError, match="none of the . training pictures has a box"):
+        runner.compute(run)
+
+
 # --- parts -----------------------------------------------------------------------------------
 
 
