@@ -47,21 +47,22 @@ class Linear(Layer):
             raise ValueError(
                 f"Linear({inputs}, {outputs}) expects {inputs} features, got shape {x.shape}"
             )
-        self.remember(x)
-        y = self.scratch("y", (*x.shape[:-1], outputs), np.result_type(x, self.weight.value))
-        np.matmul(x, self.weight.value, out=y)  # (N, in) @ (in, out) -> (N, out)
+        rows = x.reshape(-1, inputs)  # (..., in) -> (N, in): one large product, not many small
+        self.remember(rows)
+        y = self.scratch("y", (len(rows), outputs), np.result_type(x, self.weight.value))
+        np.matmul(rows, self.weight.value, out=y)  # (N, in) @ (in, out) -> (N, out)
         if self.bias is not None:
             y += self.bias.value
-        return y
+        return y.reshape(*x.shape[:-1], outputs)
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
-        x = self.recall()
-        rows = x.reshape(-1, x.shape[-1])  # (..., in) -> (N, in)
+        rows = self.recall()  # (N, in)
         drows = dy.reshape(-1, dy.shape[-1])  # (..., out) -> (N, out)
         self.weight.accumulate(np.matmul, rows.T, drows)  # (in, N) @ (N, out)
         if self.bias is not None:
             self.bias.accumulate(np.sum, drows, axis=0)
         if not self.input_gradient:
             return None
-        dx = self.scratch("dx", x.shape, dy.dtype)
-        return np.matmul(dy, self.weight.value.T, out=dx)  # (N, out) @ (out, in)
+        dx = self.scratch("dx", rows.shape, dy.dtype)
+        np.matmul(drows, self.weight.value.T, out=dx)  # (N, out) @ (out, in)
+        return dx.reshape(*dy.shape[:-1], -1)

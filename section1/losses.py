@@ -35,6 +35,10 @@ class Loss:
     def __call__(self, prediction: np.ndarray, target: np.ndarray) -> float:
         return self.forward(prediction, target)
 
+    def weight(self, target: np.ndarray) -> float:
+        """How much the mean over these targets counts beside the mean over others."""
+        return len(target)
+
     def remember(self, *arrays: Any) -> None:
         self._memory = arrays
 
@@ -54,17 +58,25 @@ class SoftmaxCrossEntropy(Loss):
     Label smoothing e takes q = 1 - e + e/K and e/K instead, so that no logit need grow for
     ever (Szegedy et al., arXiv:1512.00567, section 7).
 
+    Targets of the number `ignore` are left out: the loss is the mean over all others, or 0
+    where there are none.
+
     Shapes: logits (N, K) and integer targets (N,); or (..., K) and (...,).
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), section 6.2.2.3.
     """
 
-    def __init__(self, label_smoothing: float = 0.0):
+    def __init__(self, label_smoothing: float = 0.0, ignore: int | None = None):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.ignore = label_smoothing, ignore
+
+    def weight(self, target: np.ndarray) -> float:
+        return len(target) if self.ignore is None else int((target != self.ignore).sum())
 
     def forward(self, prediction: np.ndarray, target: np.ndarray) -> float:
-        z, true = class_targets(prediction, target)  # (N, K), (N,)
+        z, true = class_targets(prediction, target, self.ignore)  # (N, K), (N,)
+        kept: Any = slice(None) if self.ignore is None else true != self.ignore
+        z, true = z[kept], true[kept]
         z = z - z.max(axis=1, keepdims=True)
         each = np.arange(len(z))
         correct = z[each, true]  # (N,)
@@ -73,16 +85,19 @@ class SoftmaxCrossEntropy(Loss):
             correct = (1 - smooth) * correct + smooth * z.mean(axis=1)
         exponentials = np.exp(z, out=z)
         sums = exponentials.sum(axis=1)
-        self.remember(exponentials, sums, each, true, np.shape(prediction))
-        return mean(np.log(sums) - correct)
+        self.remember(exponentials, sums, each, true, kept, np.shape(prediction))
+        return mean(np.log(sums) - correct) if len(z) else 0.0
 
     def backward(self) -> np.ndarray:
-        exponentials, sums, each, true, shape = self.recall()
-        n, classes = exponentials.shape
+        exponentials, sums, each, true, kept, shape = self.recall()
+        n, classes = max(len(each), 1), exponentials.shape[1]
         dz = exponentials / (n * sums)[:, None]  # p / N
         dz[each, true] -= (1 - self.label_smoothing) / n
         if self.label_smoothing:
             dz -= self.label_smoothing / (n * classes)
+        if self.ignore is not None:
+            some, dz = dz, np.zeros((len(kept), classes), dz.dtype)
+            dz[kept] = some
         return dz.reshape(shape)  # (N, K) -> (..., K)
 
 
@@ -171,11 +186,13 @@ def mean(losses: np.ndarray) -> float:
     return float(np.mean(losses, dtype=np.float64))
 
 
-def class_targets(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def class_targets(
+    prediction: np.ndarray, target: np.ndarray, ignore: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Scores as (N, K) and classes as (N,), from (..., K) and (...,).
 
-    Raises ValueError where the targets are not integers from 0 to K - 1, one for each row
-    of scores.
+    Raises ValueError where the targets are not integers from 0 to K - 1 (or `ignore`), one for
+    each row of scores.
     """
     z, t = np.asarray(prediction), np.asarray(target)
     if z.ndim < 2 or t.shape != z.shape[:-1]:
@@ -187,7 +204,8 @@ def class_targets(prediction: np.ndarray, target: np.ndarray) -> tuple[np.ndarra
     if z.size == 0:
         raise ValueError(f"the batch is empty: got scores of shape {z.shape}")
     classes = z.shape[-1]
-    low, high = t.min(), t.max()
+    used = t if ignore is None else np.append(t[t != ignore], 0)
+    low, high = used.min(), used.max()
     if low < 0 or high >= classes:
         raise ValueError(
             f"targets must be classes from 0 to {classes - 1}, got values from {low} to {high}"

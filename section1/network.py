@@ -7,6 +7,15 @@ import numpy as np
 from section1.layer import Layer
 
 
+def chain_rule(dy: np.ndarray, *layers: Layer) -> np.ndarray:
+    """dL/dx from dL/dy, back through `layers`, of which the last to compute comes first."""
+    for layer in layers:
+        gradient = layer.backward(dy)
+        assert gradient is not None, f"{type(layer).__name__} passes no gradient on"
+        dy = gradient
+    return dy
+
+
 class Sequential(Layer):
     """y = f_n(... f_2(f_1(x))).
 

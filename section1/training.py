@@ -4,10 +4,10 @@ For each batch: forward, loss, backward, update. `TrainingStep` does that for on
 `fit` repeats it over epochs, `evaluate` measures without learning.
 
 To use every core, a batch is cut into micro-batches, each with a replica of the model.
-The loss is a mean over rows, so its gradient is the weighted sum of the micro-batches'
-gradients. The cut depends on the model and the batch alone and the sum runs in a fixed
-order: the result is the same bit for bit on any number of threads. Where batch norm needs all
-rows, only the layers between are cut (`row_parallel.py`).
+The loss is a mean, so its gradient is the weighted sum of the micro-batches' gradients. The
+cut depends on the model and the batch alone and the sum runs in a fixed order: the result is
+the same bit for bit on any number of threads. Where batch norm needs all rows, only the layers
+between are cut (`row_parallel.py`).
 """
 
 from __future__ import annotations
@@ -125,16 +125,18 @@ class TrainingStep:
             for parameter in parameters:
                 parameter.zero_grad()
             value = score = 0.0
+            total = loss.weight(y)
             for number in range(lane, len(cuts), lanes):
                 for layer in random_layers:
                     layer.reseed(self.optimizer.steps, number)
                 rows = cuts[number]
-                share = (rows.stop - rows.start) / len(x)
+                share = loss.weight(y[rows]) / total if total else 0.0
                 prediction = model.forward(x[rows])
                 value += loss.forward(prediction, y[rows]) * share
                 gradient = loss.backward()
                 model.backward(gradient if share == 1 else gradient * share)
-                score += (self.metric(prediction, y[rows]) if self.metric else math.nan) * share
+                part = (rows.stop - rows.start) / len(x)
+                score += (self.metric(prediction, y[rows]) if self.metric else math.nan) * part
             return value, score
 
         results = self.workers.map(work, range(lanes))
@@ -323,12 +325,14 @@ def _evaluate(
     model: Layer, loss: Loss, data: Batch, metric: Metric | None, workers: Workers
 ) -> tuple[float, float]:
     x, y = data
+    total = loss.weight(y)
 
     def measure(rows: slice) -> tuple[float, float]:
         prediction = model.forward(x[rows])
-        share = (rows.stop - rows.start) / len(x)
+        share = loss.weight(y[rows]) / total if total else 0.0
+        part = (rows.stop - rows.start) / len(x)
         value = copy.copy(loss).forward(prediction, y[rows])
-        return value * share, (metric(prediction, y[rows]) if metric else math.nan) * share
+        return value * share, (metric(prediction, y[rows]) if metric else math.nan) * part
 
     results = _in_eval_mode(model, workers, measure, len(x))
     value, score = (sum(column) for column in zip(*results))

@@ -199,8 +199,11 @@ def _arrays(layer: Layer, x: np.ndarray, dx: np.ndarray | None) -> Arrays:
         if dx is None:
             raise ValueError(f"{type(layer).__name__}.backward returned no dx to check")
         arrays["x"] = x, dx.copy()
+    seen = set[Parameter]()
     for name, parameter in named_parameters(layer):
-        arrays[name] = parameter.value, parameter.grad.copy()
+        if parameter not in seen:  # one that two layers share is checked once
+            arrays[name] = parameter.value, parameter.grad.copy()
+            seen.add(parameter)
     return arrays
 
 

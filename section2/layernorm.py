@@ -37,7 +37,8 @@ class LayerNorm(Layer):
         rows = x.reshape(-1, features)  # (..., D) -> (N, D)
         y = self.scratch("y", rows.shape, np.result_type(x, self.gamma.value))
         normal = self.scratch("normal", y.shape, y.dtype)
-        np.subtract(rows, rows.mean(axis=1, keepdims=True), out=normal)
+        mean = np.einsum("nd->n", rows)[:, None] / features  # (N, 1), faster than np.mean
+        np.subtract(rows, mean, out=normal)
         var = np.einsum("nd,nd->n", normal, normal)[:, None] / features  # (N, 1)
         inverse = 1 / np.sqrt(var + self.eps)
         normal *= inverse  # x^
@@ -50,16 +51,17 @@ class LayerNorm(Layer):
         normal, inverse = self.recall()
         n, features = normal.shape
         rows = dy.reshape(n, features)  # (..., D) -> (N, D)
-        self.gamma.accumulate(np.einsum, "nd,nd->d", rows, normal)
+        product = self.workspace("product", rows.shape, normal.dtype)
+        np.multiply(rows, normal, out=product)
+        self.gamma.accumulate(np.sum, product, axis=0)
         self.beta.accumulate(np.sum, rows, axis=0)
         if not self.input_gradient:
             return None
-        slope = np.multiply(
-            rows, self.gamma.value, out=self.scratch("slope", rows.shape, rows.dtype)
-        )
-        along = np.einsum("nd,nd->n", slope, normal)[:, None] / -features  # (N, 1)
-        dx = np.multiply(normal, along, out=self.scratch("dx", rows.shape, normal.dtype))
-        dx += slope
-        dx -= slope.mean(axis=1, keepdims=True)
+        gamma = self.gamma.value
+        share = gamma[:, None] / features  # (D, 1): of a feature in the means
+        along = product @ share  # mean(dx^ x^): (N, D) @ (D, 1)
+        dx = np.multiply(rows, gamma, out=self.scratch("dx", rows.shape, normal.dtype))
+        dx -= rows @ share  # mean(dx^)
+        dx -= np.multiply(normal, along, out=product)
         dx *= inverse
         return dx.reshape(dy.shape)

@@ -250,12 +250,14 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """Of a classifier with batches (x, y): softmax cross-entropy, and the share that is right.
 
     y are classes (N,), or shares of classes (N, K) as Mixup makes them; then right is who
-    finds the larger share.
+    finds the larger share. Of texts, scores (N, T, K) and y (N, T), every token counts alike.
     """
 
     def objective(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = batch
         scores = model(x).float()  # (N, K); the loss needs float32's digits
+        if scores.ndim == 3:
+            scores, y = scores.flatten(0, 1), y.flatten()  # (N, T, K) -> (N T, K)
         loss = nn.functional.cross_entropy(scores, y, label_smoothing=label_smoothing)
         target = y if y.ndim == 1 else y.argmax(1)
         return loss, (scores.detach().argmax(1) == target).float().mean()

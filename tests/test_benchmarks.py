@@ -11,7 +11,7 @@ import torch
 
 import config
 from benchmarks import __main__ as benchmarks_main
-from benchmarks import cnn, conv, engine, mlp, optimizers, timing
+from benchmarks import cnn, conv, engine, gpt, mlp, optimizers, timing
 from section1.parallel import Workers, available_threads
 from section4.engine import Setting, settings
 from section4.vision.resnet import thin_resnet
@@ -25,13 +25,13 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
         ours(), theirs()
         return timing.Comparison(1.0, 2.0, 0.5, 0.4, 0.6)
 
-    for module in (mlp, optimizers, cnn, conv):
+    for module in (mlp, optimizers, cnn, conv, gpt):
         monkeypatch.setattr(module, "compare", compare)
     monkeypatch.setattr(cnn, "peak_growth", lambda side, *words: 1.0)
     monkeypatch.setattr(benchmarks_main, "gemm_peak", lambda threads: 100.0)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "conv"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "conv", "gpt"])
 def test_a_benchmark_writes_what_it_measured(
     hurried: None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +57,15 @@ def test_both_sides_train_a_network_of_the_same_size(net: str, relu_first: bool)
         for step in (ours, theirs):
             losses = [step() for _ in range(10)]
             assert losses[0] < 2 * np.log(10) and losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+def test_both_sides_train_a_gpt(gelu: str) -> None:
+    x, y = np.random.default_rng(0).integers(gpt.CONFIG.vocabulary, size=(2, 2, 16))
+    with Workers(1) as workers:
+        for step in (gpt.numpy_step(x, y, workers), gpt.torch_step(x, y, gelu)):
+            losses = [step() for _ in range(5)]
+            assert losses[0] == pytest.approx(np.log(65), rel=0.1) and losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize("case", conv.CASES[:4] + conv.CASES[-1:], ids=str)

@@ -228,3 +228,39 @@ def test_binary_targets_out_of_range(t: list[float]) -> None:
 def test_label_smoothing_out_of_range() -> None:
     with pytest.raises(ValueError, match=r"in \[0, 1\), got 1"):
         SoftmaxCrossEntropy(label_smoothing=1)
+
+
+# --- targets that are left out ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("ignore", [0, -100])
+def test_ignored_targets_match_torch(smoothing: float, ignore: int) -> None:
+    rng = np.random.default_rng(0)
+    z, t = rng.standard_normal((3, 4, 5)), rng.integers(5, size=(3, 4))
+    t[0, 1:] = t[2, 2] = ignore
+    loss = SoftmaxCrossEntropy(smoothing, ignore=ignore)
+    tensor = torch.tensor(z, requires_grad=True)
+    expected = F.cross_entropy(
+        tensor.flatten(0, 1), torch.tensor(t).flatten(), ignore_index=ignore,
+        label_smoothing=smoothing,
+    )  # fmt: skip
+    expected.backward()
+    assert loss(z, t) == pytest.approx(expected.item(), abs=1e-12)
+    assert tensor.grad is not None
+    np.testing.assert_allclose(loss.backward(), tensor.grad.numpy(), atol=1e-12)
+    assert not loss.backward()[t == ignore].any()
+    assert loss.weight(t) == (t != ignore).sum()
+
+
+def test_nothing_but_ignored_targets() -> None:
+    loss = SoftmaxCrossEntropy(0.1, ignore=2)
+    z, t = np.ones((3, 5), np.float32), np.array([2, 2, 2])
+    assert loss(z, t) == loss.weight(t) == 0
+    dz = loss.backward()
+    assert dz.shape == z.shape and dz.dtype == np.float32 and not dz.any()
+
+
+def test_other_targets_are_still_checked() -> None:
+    with pytest.raises(ValueError, match="from 0 to 4, got values from -1 to 3"):
+        SoftmaxCrossEntropy(ignore=-100)(np.zeros((3, 5)), np.array([-100, -1, 3]))

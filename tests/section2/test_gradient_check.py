@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -269,3 +270,21 @@ def test_what_is_refused() -> None:
     assert not short.passed and short.worst == np.inf
     nan = check_layer(Faulty(Tanh(), lambda g: g * np.nan), x, rng=rng)
     assert not nan.passed
+
+
+class Twice(Sequential):
+    """The same linear layer's weights twice: y = (x W + b) W + b."""
+
+    def __init__(self, layer: Linear):
+        super().__init__(layer, copy.copy(layer))
+
+
+def test_a_parameter_that_two_layers_share_is_checked_once() -> None:
+    rng = np.random.default_rng(0)
+    model = Twice(Linear(C, C, rng=rng, dtype=np.float64))
+    x, target = rng.standard_normal((2, N, C))
+    report = check_model(model, MeanSquaredError(), x, target, rng=rng)
+    assert report.passed, report
+    assert [row.name for row in report.rows] == [
+        "x", "layers.0.weight", "layers.0.bias", "random directions",
+    ]  # fmt: skip

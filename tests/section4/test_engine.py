@@ -220,6 +220,13 @@ def test_compiling_is_for_long_training_on_a_gpu(monkeypatch: pytest.MonkeyPatch
 # --- objectives -----------------------------------------------------------------------------
 
 
+def test_of_texts_every_token_counts_alike() -> None:
+    x, y = torch.randn(2, 3, 5), torch.tensor([[0, 1, 2], [3, 4, 0]])
+    loss, right = cross_entropy()(nn.Identity(), (x, y))
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(x.reshape(6, 5), y.reshape(6)))
+    assert right == (x.argmax(-1) == y).float().mean()
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_that_of_pytorch(smoothing: float) -> None:
     x, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 5

@@ -1,0 +1,67 @@
+"""The GPT in PyTorch: weights go there and back, and the engine trains it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from section4.engine import Setting, cross_entropy
+from section4.training import evaluate, fit
+from section4.transformers.gpt import POSITIONS, GPTConfig, NumpyGPT
+from section4.transformers.torch_gpt import TorchGPT, to_numpy, to_torch
+
+CONFIG = GPTConfig(vocabulary=7, context=6, layers=2, heads=2, width=8)
+X = torch.arange(24).reshape(4, 6) % 7
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_weights_go_there_and_back(positions: str, tied: bool, dtype: Any) -> None:
+    config = dataclasses.replace(CONFIG, positions=positions, tied=tied)
+    model = NumpyGPT(config, rng=np.random.default_rng(0), dtype=dtype)
+    for parameter in model.parameters():
+        parameter.value += np.random.default_rng(1).standard_normal(parameter.value.shape)
+    twin = to_torch(model)
+    back = to_numpy(twin)
+    count = sum(parameter.value.size for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in twin.parameters()) == count
+    for a, b in zip(model.parameters(), back.parameters()):
+        assert a.value.dtype == b.value.dtype == dtype
+        np.testing.assert_array_equal(a.value, b.value)
+        assert not np.shares_memory(a.value, b.value)
+    before = model(X.numpy()).copy()
+    with torch.no_grad():
+        torch.testing.assert_close(twin(X), torch.tensor(before), atol=1e-4, rtol=1e-4)
+        for tensor in twin.parameters():
+            tensor.zero_()
+    np.testing.assert_array_equal(model(X.numpy()), before)
+    np.testing.assert_array_equal(back(X.numpy()), before)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_engine_trains_it(positions: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = TorchGPT(dataclasses.replace(CONFIG, positions=positions, dropout=0.1))
+    y = (X + 1) % 7  # the next of a row of numbers
+    setting = Setting(torch.device("cpu"), dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    history = fit(model, cross_entropy(), optimizer, lambda epoch: [(X, y)] * 50, epochs=1, seed=0,
+                  setting=setting, clip=1.0)  # fmt: skip
+    assert history.step_loss[0] == pytest.approx(np.log(7), rel=0.1)
+    loss, score = evaluate(model, cross_entropy(), lambda epoch: [(X, y)], setting)
+    assert loss < 0.5 and score > 0.95
+
+
+def test_no_token_sees_a_later_one() -> None:
+    torch.manual_seed(0)
+    model = TorchGPT(dataclasses.replace(CONFIG, padding=0)).eval()
+    changed = X.clone()
+    changed[:, 4:] = (X[:, 4:] + 1) % 7
+    assert torch.equal(model(X)[:, :4], model(changed)[:, :4])
+    assert not torch.equal(model(X)[:, 4:], model(changed)[:, 4:])
