@@ -15,7 +15,7 @@ from section1.layer import Layer
 from section1.losses import Loss
 
 Fault = Callable[[np.ndarray], np.ndarray]
-Mistake = Callable[[Any, np.ndarray, np.ndarray], np.ndarray]  # (layer, x, dy) -> dx
+Mistake = Callable[[Any, np.ndarray, np.ndarray], np.ndarray | None]  # (layer, x, dy) -> dx
 
 
 def one_element(gradient: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ class Miswritten(Layer):
         self.remember(x)
         return self.layer.forward(x)
 
-    def backward(self, dy: np.ndarray) -> np.ndarray:
+    def backward(self, dy: np.ndarray) -> np.ndarray | None:
         return self.mistake(self.layer, self.recall(), dy)
 
 

@@ -65,6 +65,51 @@ def conv2d_backward(
     return dx[:, ph : ph + h, pw : pw + width], dw, db
 
 
+def conv_transpose2d(
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray | None = None,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+    output_padding: Pair = (0, 0),
+) -> np.ndarray:
+    """y(n, S u + k - P, f) = b(f) + sum over u, k, c of W(k, c, f) x(n, u, c).
+
+    Shapes: x (N, H, W, C), w (KH, KW, C, F), b (F,), y (N, OH, OW, F).
+    """
+    (kh, kw, _, f), (n_images, h, width, _) = w.shape, x.shape
+    (sh, sw), (ph, pw) = stride, padding
+    full = sh * (h - 1) + kh + output_padding[0], sw * (width - 1) + kw + output_padding[1]
+    y = np.zeros((n_images, *full, f), np.result_type(x, w))
+    for n, i, j, c in np.ndindex(*x.shape):
+        for di, dj, k in np.ndindex(kh, kw, f):
+            y[n, sh * i + di, sw * j + dj, k] += w[di, dj, c, k] * x[n, i, j, c]
+    y = y[:, ph : full[0] - ph, pw : full[1] - pw]
+    return y if b is None else y + b
+
+
+def conv_transpose2d_backward(
+    dy: np.ndarray,
+    x: np.ndarray,
+    w: np.ndarray,
+    *,
+    stride: Pair = (1, 1),
+    padding: Pair = (0, 0),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """dx, dw and db: the loops of `conv_transpose2d`, each product sending dy to both factors."""
+    (kh, kw, _, f), (sh, sw) = w.shape, stride
+    db = np.array([dy[..., k].sum() for k in range(f)])
+    dy = pad(dy, padding)
+    dx, dw = np.zeros_like(x), np.zeros_like(w)
+    for n, i, j, c in np.ndindex(*x.shape):
+        for di, dj, k in np.ndindex(kh, kw, f):
+            slope = dy[n, sh * i + di, sw * j + dj, k]
+            dx[n, i, j, c] += slope * w[di, dj, c, k]
+            dw[di, dj, c, k] += slope * x[n, i, j, c]
+    return dx, dw, db
+
+
 def max_pool2d(
     x: np.ndarray, kernel: Pair, *, stride: Pair, padding: Pair = (0, 0)
 ) -> tuple[np.ndarray, np.ndarray]:

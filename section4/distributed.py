@@ -14,7 +14,7 @@ from __future__ import annotations
 import atexit
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -94,3 +94,23 @@ def same_buffers(model: nn.Module) -> None:
     if dist.is_initialized():
         for buffer in model.buffers():
             dist.broadcast(buffer, 0)
+
+
+def same_weights(model: nn.Module) -> None:
+    """Give all processes the weights and buffers of process 0."""
+    if dist.is_initialized():
+        for tensor in model.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over all processes: what `wrap` does, when asked to.
+
+    For networks that are run several times before backward, or whose gradient is itself
+    differentiated: `wrap` would not see either.
+    """
+    if dist.is_initialized():
+        for parameter in parameters:
+            if parameter.grad is not None:
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= count()

@@ -116,9 +116,11 @@ def check_mistake(example: Example, rng: Random, mistake: Mistake) -> Report | N
     wrong = Miswritten(thing, mistake)
     for layer in (thing, wrong):
         layer.zero_grad()
+        layer.reseed(0)
         layer.forward(x)
-        dx = layer.backward(dy).copy()
-        outcomes.append([dx, *(parameter.grad.copy() for parameter in thing.parameters())])
+        dx = layer.backward(dy)
+        gradients = [parameter.grad for parameter in thing.parameters()]
+        outcomes.append([array.copy() for array in (dx, *gradients) if array is not None])
     if all(np.allclose(a, b, rtol=1e-6, atol=1e-12) for a, b in zip(*outcomes)):
         return None
     return check_layer(wrong, x, rng=rng)

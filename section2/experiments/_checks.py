@@ -3,7 +3,7 @@
 The examples of sections 1 and 2 are here. A later section N has a file
 `sectionN/experiments/_checks.py` with tables of the same names, `EXAMPLES`, `ABSTRACT`,
 `MISTAKES` and `MODELS`, and an experiment that calls `account` and `draw_account` of
-`_account.py`.
+`_account.py`, or a test that plants the same faults.
 """
 
 from __future__ import annotations

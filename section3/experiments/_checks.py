@@ -21,7 +21,8 @@ from section2.experiments._checks import F64, Example, Model, Random, labels, la
 from section2.faults import Mistake
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
-from section3.flatten import Flatten
+from section3.conv_transpose import ConvTranspose2D
+from section3.flatten import Flatten, Unflatten
 from section3.fused import ConvMaxPool2D
 from section3.models import mnist_cnn, numpy_resnet
 from section3.naive import max_pool2d
@@ -44,6 +45,10 @@ def spaced(*shape: int) -> Callable[[Random], np.ndarray]:
 
 def conv(channels: int, filters: int, kernel: Any, **options: Any) -> Callable[[Random], Conv2D]:
     return lambda rng: Conv2D(channels, filters, kernel, rng=rng, dtype=F64, **options)
+
+
+def transpose(*sizes: Any, **options: Any) -> Callable[[Random], ConvTranspose2D]:
+    return lambda rng: ConvTranspose2D(*sizes, rng=rng, dtype=F64, **options)
 
 
 def affine(rng: Random) -> Affine:
@@ -77,6 +82,14 @@ POOLS: dict[str, Example] = {
 
 EXAMPLES: dict[type, list[Example]] = {
     Conv2D: list(CONVOLUTIONS.values()),
+    ConvTranspose2D: [
+        Example(transpose(2, 1, 3, bias=False), normal(2, 2, 3, 2)),
+        Example(transpose(1, 2, 4, stride=2, padding=1), normal(2, 2, 2, 1)),
+        Example(
+            transpose(2, 2, (2, 3), stride=(3, 2), padding=(0, 1), output_padding=(1, 0)),
+            normal(2, 2, 2, 2),
+        ),
+    ],
     ConvMaxPool2D: [
         Example(pooled(2, 1, 2, 3, padding=1), normal(2, 3, 4, 1)),
         Example(pooled((1, 2), 2, 2, 2, stride=(2, 1), groups=2), normal(2, 2, 3, 2)),
@@ -88,6 +101,7 @@ EXAMPLES: dict[type, list[Example]] = {
     ],
     GlobalAvgPool2D: [layer(GlobalAvgPool2D, normal(2, 3, 2, 3))],
     Flatten: [layer(Flatten, normal(2, 3, 2, 2))],
+    Unflatten: [layer(lambda: Unflatten((3, 2, 2)), normal(2, 12))],
     BatchNorm2D: [layer(lambda: BatchNorm2D(2, dtype=F64), normal(3, 2, 2, 2))],
     Affine: [Example(affine, normal(3, 2, 2, 2))],
     Residual: [
@@ -107,8 +121,10 @@ ABSTRACT: dict[type, str] = {Pool2D: "the base class of pools"}
 
 # --- mistakes ----------------------------------------------------------------------------
 
+Windowed = Conv2D | ConvTranspose2D
 
-def filters_not_turned(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+
+def filters_not_turned(conv: Windowed, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dx with the filters as they are in forward: x(u) reaches y(o) through W(u - o)."""
     w = conv.weight.value
     right = w.copy()
@@ -119,7 +135,7 @@ def filters_not_turned(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarra
     return dx
 
 
-def kernel_transposed(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+def kernel_transposed(conv: Windowed, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dW with rows and columns of the window in the other order."""
     dx = conv.backward(dy)
     dw = conv.weight.grad
@@ -128,7 +144,7 @@ def kernel_transposed(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray
     return dx
 
 
-def last_image_only(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+def last_image_only(conv: Windowed, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """dW and db assigned, not added up, in a loop over images."""
     dx = conv.backward(dy)
     conv.zero_grad()
@@ -145,7 +161,7 @@ def padding_not_cut(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     return np.roll(dx, conv.padding, (1, 2))
 
 
-def bias_averaged(conv: Conv2D, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
+def bias_averaged(conv: Windowed, x: np.ndarray, dy: np.ndarray) -> np.ndarray:
     """db as the mean over the places of an image, not the sum."""
     dx = conv.backward(dy)
     if conv.bias is not None:
@@ -191,11 +207,11 @@ def shortcut_forgotten(block: Residual, x: np.ndarray, dy: np.ndarray) -> np.nda
 
 
 MISTAKES: dict[str, tuple[tuple[type, ...], Mistake]] = {
-    "filters not turned": ((Conv2D,), filters_not_turned),
-    "kernel transposed": ((Conv2D,), kernel_transposed),
-    "last image only": ((Conv2D,), last_image_only),
+    "filters not turned": ((Conv2D, ConvTranspose2D), filters_not_turned),
+    "kernel transposed": ((Conv2D, ConvTranspose2D), kernel_transposed),
+    "last image only": ((Conv2D, ConvTranspose2D), last_image_only),
     "padding not cut": ((Conv2D,), padding_not_cut),
-    "db averaged": ((Conv2D,), bias_averaged),
+    "db averaged": ((Conv2D, ConvTranspose2D), bias_averaged),
     "= for += in a pool": ((MaxPool2D,), pool_assigned),
     "mean not shared out": ((AvgPool2D,), not_shared_out),
     "channels first": ((Flatten,), channels_first),

@@ -117,7 +117,8 @@ def from_folder(run: Run, sizes: tuple[int, ...]) -> list[Scenes]:
     held_out = [max(1, int(share * size)) for size in sizes[1:]]
     first, second = held_out[0], sum(held_out)
     last = second + min(sizes[0], len(scenes) - second)
-    parts = [scenes[order[cut]] for cut in (slice(second, last), slice(first), slice(first, second))]
+    cuts = slice(second, last), slice(first), slice(first, second)
+    parts = [scenes[order[cut]] for cut in cuts]
     for name, part in zip(("training", "validation", "test"), parts):
         if not (part.truths[..., 4] >= 0).any():
             raise UserError(f"none of the {len(part)} {name} pictures has a box: more are needed")

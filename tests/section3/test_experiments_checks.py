@@ -12,6 +12,7 @@ from section2.experiments._account import check, check_mistake, check_whole
 from section2.faults import Miswritten
 from section2.gradient_check import TOLERANCE, check_layer
 from section3.conv import Conv2D
+from section3.conv_transpose import ConvTranspose2D
 from section3.experiments import convolution_speed
 from section3.experiments._checks import CONVOLUTIONS, EXAMPLES, MISTAKES, MODELS, POOLS
 from section3.experiments.convolution_speed import Case, TorchServer
@@ -89,6 +90,7 @@ def test_cnn_gradient_checking(
     for name in ("numpy_resnet", "mnist_cnn, batch norm, dropout"):  # slow, and checked above
         monkeypatch.delitem(MODELS, name)
     monkeypatch.setitem(EXAMPLES, Conv2D, [CONVOLUTIONS["padding 1, two channels"]])
+    monkeypatch.setitem(EXAMPLES, ConvTranspose2D, EXAMPLES[ConvTranspose2D][:1])
     result = run_tiny("cnn_gradient_checking", "--mode", "quick", "--set", "seeds=1")
     metrics = result.metrics
     assert metrics["passed"] == metrics["checks"] >= 12

@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from section1.activations import Identity, ReLU, Tanh
+from section1.activations import Identity, LeakyReLU, ReLU, Tanh
 from section1.layer import Layer
 from section1.linear import Linear
 from section1.network import Sequential
 from section2.batchnorm import BatchNorm1D
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
-from section3.flatten import Flatten
+from section3.conv_transpose import ConvTranspose2D
+from section3.flatten import Flatten, Unflatten
 from section3.fused import ConvMaxPool2D
 from section3.pooling import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from section3.residual import Residual, residual_block
@@ -77,6 +78,10 @@ def run(layer: Any, x: torch.Tensor, rest: Iterator[torch.Tensor]) -> torch.Tens
             y = F.conv2d(images, w, b, *walk)
             if isinstance(layer, ConvMaxPool2D):
                 y = F.max_pool2d(y, layer.pool)
+        case ConvTranspose2D():
+            w = next(rest).permute(2, 3, 0, 1).contiguous()  # (C, F, KH, KW)
+            b = next(rest) if layer.bias is not None else None
+            y = F.conv_transpose2d(images, w, b, layer.stride, layer.padding, layer.output_padding)
         case MaxPool2D():
             y = F.max_pool2d(images, layer.kernel, layer.stride, layer.padding)
         case AvgPool2D():
@@ -89,8 +94,12 @@ def run(layer: Any, x: torch.Tensor, rest: Iterator[torch.Tensor]) -> torch.Tens
             return F.linear(x, next(rest).T, next(rest) if layer.bias is not None else None)
         case Flatten():
             return torch.flatten(x, 1)
+        case Unflatten():
+            return torch.unflatten(x, 1, layer.shape)
         case ReLU():
             return torch.relu(x)
+        case LeakyReLU():
+            return F.leaky_relu(x, layer.a)
         case Tanh():
             return torch.tanh(x)
         case Identity():
@@ -171,6 +180,18 @@ def test_flatten(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(backward(layer, y), x)
     if x.size:
         assert_layer_contract(lambda dtype: Flatten(), x)
+
+
+def test_unflatten_undoes_flatten() -> None:
+    x = some((2, 3, 4, 5))
+    layer, rows = Unflatten((3, 4, 5)), Flatten()(x)
+    y = layer(rows)
+    np.testing.assert_array_equal(y, x)
+    assert np.shares_memory(rows, y)
+    np.testing.assert_array_equal(backward(layer, y), rows)
+    assert_layer_contract(lambda dtype: Unflatten((3, 4, 5)), rows)
+    with pytest.raises(ValueError, match=r"Unflatten to \(3, 4, 5\) expects \(N, 60\), got .* 59"):
+        layer(rows[:, :59])
 
 
 # --- residual -----------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Every process writes what it found to FOLDER/rank<number>.pt.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,9 @@ from torch import nn
 from section2.schedules import cosine
 from section4 import distributed, engine
 from section4.engine import Setting, cross_entropy
+from section4.gans.adversarial import fit as adversarial_fit
+from section4.gans.losses import GAMES
+from section4.gans.models import mlp_discriminator, mlp_generator
 from section4.images import Batches
 from section4.training import averaged, evaluate, fit
 
@@ -94,6 +98,22 @@ def twice() -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
+def adversarial() -> dict[str, Any]:
+    """A game of two networks, whose noise is not the same for all processes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(distributed.rank())  # both start from the weights of the first
+        players = mlp_generator(2, (2,), (4,), batchnorm=True), mlp_discriminator((2,), (4,))
+    optimizers: Any = tuple(torch.optim.Adam(player.parameters(), 0.01) for player in players)
+
+    def data(epoch: int) -> Iterator[tuple[torch.Tensor]]:
+        rows = torch.linspace(-1, 1, 24).reshape(12, 2)
+        yield from [(distributed.share(rows),)] * 3
+
+    history = adversarial_fit(*players, GAMES["WGAN-GP"](), optimizers, data, epochs=2, seed=0)
+    weights = [player.state_dict() for player in players]
+    return {"weights": weights, "loss": history.discriminator_loss}
+
+
 def drawn() -> float:
     """A random number during training: dropout must not be the same for all processes."""
     numbers = list[float]()
@@ -164,6 +184,7 @@ def main() -> None:
         **trained(folder),
         **resumed(folder),
         "twice": twice(),
+        "adversarial": adversarial(),
         "drawn": drawn(),
         "out of memory": out_of_memory(),
     }

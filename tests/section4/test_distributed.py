@@ -67,6 +67,7 @@ def test_without_torchrun_there_is_one_process() -> None:
     model = torch.nn.Linear(2, 2)
     assert distributed.wrap(model) is model
     distributed.same_buffers(model)
+    distributed.same_weights(model)
     assert distributed.share([1, 2, 3]) == [1, 2, 3]
     assert distributed.total([1, 2.5]) == distributed.highest([1, 2.5]) == [1, 2.5]
     assert [distributed.of_first(answer) for answer in (True, False)] == [True, False]
@@ -121,6 +122,13 @@ def test_processes_draw_different_numbers_and_choose_the_same_setting(two: Any) 
     (_, (first, second)) = two
     assert first["drawn"] != second["drawn"]
     assert first["chosen"] == second["chosen"] == str(distributed_worker.FIRST_SLOWER)
+
+
+def test_two_networks_play_the_same_game_in_all_processes(two: Any) -> None:
+    (_, (first, second)) = two
+    for mine, its in zip(first["adversarial"]["weights"], second["adversarial"]["weights"]):
+        assert_close(mine, its, tolerance=0)
+    assert first["adversarial"]["loss"] != second["adversarial"]["loss"]
 
 
 def test_a_batch_is_not_cut_in_one_process_alone(one: Found, two: Any) -> None:
