@@ -36,7 +36,7 @@ def mode() -> str:
 SCENES = {  # of all experiments on detection, so that what one has trained another can use
     "width": (12, 32, 32), "scenes": (300, 5000, 20000), "epochs": (10, 8, 16),
     "validated": (30, 100, 200), "tested": (60, 500, 1000), "batch_size": (16, 32, 32),
-    "lr": 0.002, "side": 96,
+    "lr": 0.003, "side": 96,
     "folder": "",  # of annotated pictures, to take instead of scenes of digits
 }
 BUDGETS: dict[int, dict[str, dict]] = {

@@ -258,7 +258,9 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xscale("log")
         place.set_xticks(curve.x, [f"{each:g}" for each in curve.x])
         place.minorticks_off()
-    axes[0, 0].legend(title=f"mean ± std (n = {curve.n})" if curve.n > 1 else "n = 1")
+    lines, names = axes[0, 0].get_legend_handles_labels()
+    noise = f"mean ± std (n = {curve.n})" if curve.n > 1 else "n = 1"
+    figure.legend(lines, names, loc="outside lower center", ncols=4, title=noise)
     figure.suptitle(title(result.arrays, curve.x))
     figures = {"accuracy": figure}
     if "held-out" in result.curves:
