@@ -34,9 +34,9 @@ def mode() -> str:
 # `python main.py xor --epochs 50 --set hidden=4`.
 # fmt: off
 SCENES = {  # of all experiments on detection, so that what one has trained another can use
-    "width": (12, 32, 32), "scenes": (300, 5000, 20000), "epochs": (10, 8, 16),
+    "width": (12, 32, 32), "scenes": (300, 5000, 20000), "epochs": (16, 8, 10),
     "validated": (30, 100, 200), "tested": (60, 500, 1000), "batch_size": (16, 32, 32),
-    "lr": 0.003, "side": 96,
+    "lr": (0.006, 0.003, 0.003), "side": 96,
     "folder": "",  # of annotated pictures, to take instead of scenes of digits
 }
 BUDGETS: dict[int, dict[str, dict]] = {
@@ -273,7 +273,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "seconds": (8, 40, 2400), **SCENES,
             "detectors": (
                 ["sliding_window", "faster_rcnn", "yolo"],
-                ["sliding_window", "faster_rcnn", "yolo"],
+                ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
                 ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
             ),
         },

@@ -22,7 +22,7 @@ from section4.vision.resnet import BasicBlock, initialize
 STRIDE = 8  # pixels between two places of the backbone's maps
 CANDIDATES = 300  # boxes of an image that suppression looks at
 AT_MOST = 100  # detections of an image
-OVERLAP = 0.5  # IoU above which a box suppresses a worse one of its class
+OVERLAP = 0.3  # IoU above which a box suppresses a worse one of its class: best in validation
 
 
 class Found(NamedTuple):

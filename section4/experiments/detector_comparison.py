@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from section4.detection.errors import KINDS
 from section4.experiments._detected import account, class_names, drawn, show_boxes
@@ -97,6 +98,9 @@ def draw_comparison(result: Result, names: list[str]) -> Figure:
         xscale="log", xlabel="pictures per second", ylabel="mean average precision", ylim=(0, 1),
         title="full: mAP@0.5; empty: mAP@[.5:.95]",
     )  # fmt: skip
+    axes[0, 0].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[0, 0].xaxis.set_major_formatter("{x:g}")
+    axes[0, 0].minorticks_off()
     axes[0, 1].set(xlim=(0, 1), ylim=(0, 1.02), title="at IoU 0.5, mean over classes")
     axes[0, 2].set(ylim=(0, 1), title="on validation pictures")
     axes[0, 1].legend()

@@ -162,5 +162,10 @@ def draw_proposals(result: Result) -> Figure:
         place.axis("off")
         if row == 0:
             place.set_title(ARMS[arm], fontsize="small")
-    figure.suptitle(f"The first {SHOWN} proposals: only those of the network lie on things each")
+    count = int(result.headline.rpartition("_")[2])
+    shares = [f"{result.metrics[f'{arm}_recall_{count}']:.0%}" for arm in ARMS]
+    figure.suptitle(
+        f"The first {SHOWN} proposals in {len(pictures)} pictures; of all test pictures the first "
+        f"{count} hold {', '.join(shares[:-1])} and {shares[-1]} of the things"
+    )
     return figure
