@@ -175,6 +175,19 @@ def assert_replica_agrees(layer: Layer, x: np.ndarray, dy: np.ndarray) -> None:
             assert_close(theirs, 2 * ours, ROUNDING * eps, "gradients of a replica")
 
 
+def assert_gradients_add_up(layer: Layer, x: np.ndarray, seed: int = 3) -> None:
+    """A batch has the sum of its rows' gradients: not N times that, and not their mean."""
+    dy = np.random.default_rng(seed).standard_normal(layer(x).shape)
+    backward(layer, dy)
+    whole = gradients(layer)
+    layer.zero_grad()
+    for row, slope in zip(np.split(x, len(x)), np.split(dy, len(x))):
+        layer(row)
+        backward(layer, slope)
+    for grad, expected in zip(gradients(layer), whole):
+        np.testing.assert_allclose(grad, expected, rtol=1e-12, atol=1e-12)
+
+
 def values(layer: Layer) -> list[np.ndarray]:
     return [parameter.value for parameter in layer.parameters()]
 

@@ -18,6 +18,7 @@ from section3.conv import Conv2D, slices
 from tests.helpers import (
     assert_close,
     assert_gradients,
+    assert_gradients_add_up,
     assert_layer_contract,
     assert_matches_torch,
     backward,
@@ -182,17 +183,7 @@ def test_a_convolution_by_hand() -> None:
 
 @WALKS
 def test_a_batch_has_the_sum_of_its_images_gradients(geometry: Geometry) -> None:
-    """Not N times that, and not their mean: the loss has divided by N already."""
-    layer, x = conv(geometry), some((3, *geometry.shape[1:]))
-    dy = some(layer(x).shape, 3)
-    backward(layer, dy)
-    whole = gradients(layer)
-    layer.zero_grad()
-    for image, slope in zip(np.split(x, 3), np.split(dy, 3)):
-        layer(image)
-        backward(layer, slope)
-    for grad, expected in zip(gradients(layer), whole):
-        np.testing.assert_allclose(grad, expected, rtol=1e-12, atol=1e-12)
+    assert_gradients_add_up(conv(geometry), some((3, *geometry.shape[1:])))
 
 
 @WALKS
