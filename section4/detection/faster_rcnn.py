@@ -121,7 +121,7 @@ class FasterRCNN(nn.Module):
         """Of some proposals what they are; of those that are something, where it is."""
         # The true boxes are proposed as well: at first the RPN finds nothing to learn from.
         candidates = torch.cat([proposed, truths[..., :4]], 1)
-        overlap, which = best_overlap(candidates, truths)
+        overlap, which = overlaps(candidates, truths).max(-1)
         usable = functional.pad(truths[..., 4] >= 0, (proposed.shape[1], 0), value=True)
         positive = usable & (overlap >= HEAD_OVERLAP)
         drawn, real = pick(positive, usable & ~positive, HEAD_DRAWN, HEAD_SHARE)
@@ -151,12 +151,6 @@ def anchors(middles: torch.Tensor) -> torch.Tensor:
     half = torch.stack([size / ratio.sqrt(), size * ratio.sqrt()], -1).reshape(-1, 2) / 2
     half = half.to(middles.device)
     return torch.cat([middles[:, None] - half, middles[:, None] + half], -1).reshape(-1, 4)
-
-
-def best_overlap(boxes: torch.Tensor, truths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """For each box (N, R, 4) its highest IoU with a true box, and with which: (N, R), (N, R)."""
-    overlap, which = overlaps(boxes, truths).max(-1)
-    return overlap, which
 
 
 def overlaps(boxes: torch.Tensor, truths: torch.Tensor) -> torch.Tensor:

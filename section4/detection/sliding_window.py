@@ -85,11 +85,10 @@ class SlidingWindow(nn.Module):
     def learn_shapes(self, truths: torch.Tensor) -> None:
         """Add the boxes of these truths to the mean of each class."""
         real = truths[truths[..., 4] >= 0]
-        size = to_centre(real[:, :4])[:, 2:]
-        share = size / (window_around(real[:, :4])[:, 2:] - window_around(real[:, :4])[:, :2])
-        self.shape_sums.index_add_(
-            0, real[:, 4].long(), torch.cat([share, torch.ones_like(share[:, :1])], 1)
-        )
+        boxes, labels = real[:, :4], real[:, 4].long()
+        share = to_centre(boxes)[:, 2:] / to_centre(window_around(boxes))[:, 2:]  # (B, 2)
+        counted = torch.cat([share, torch.ones_like(share[:, :1])], 1)
+        self.shape_sums.index_add_(0, labels, counted)
 
 
 def layer(channels: int, filters: int, kernel: int) -> list[nn.Module]:

@@ -23,7 +23,6 @@ from section4.detection.faster_rcnn import (
     FasterRCNN,
     RegionProposals,
     anchors,
-    best_overlap,
     overlaps,
     proposals,
     rpn_losses,
@@ -79,7 +78,7 @@ def test_overlaps_with_rows_that_are_no_boxes_do_not_count() -> None:
     assert found[0, 100, 1].item() == pytest.approx(
         overlap(FRAMES[100].tolist(), TRUE[0, 1].tolist()[:4])
     )
-    best, which = best_overlap(FRAMES.expand(3, -1, -1), TRUE)
+    best, which = overlaps(FRAMES.expand(3, -1, -1), TRUE).max(-1)
     assert torch.equal(best[0], pairwise_iou(FRAMES, TRUE[0, :3, :4]).amax(1))
     assert which[0].max() < 3 and (which[1] == 0).all() and (best[2] == -1).all()
 
@@ -116,7 +115,7 @@ def test_every_true_box_has_an_anchor_and_others_need_to_overlap(
 
 def perfect() -> tuple[torch.Tensor, torch.Tensor]:
     """Scores and deltas of an RPN that knows the true boxes."""
-    best, which = best_overlap(FRAMES.expand(3, -1, -1), TRUE)
+    best, which = overlaps(FRAMES.expand(3, -1, -1), TRUE).max(-1)
     true = TRUE.gather(1, which[..., None].expand(-1, -1, 5))[..., :4]
     deltas = torch.where(best[..., None] > 0, encode(true, FRAMES), 0.0)
     fitting = overlaps(FRAMES.expand(3, -1, -1), TRUE).unbind(2)
@@ -248,7 +247,7 @@ def test_the_head_draws_at_most_its_share_of_things(
     model.head_losses(torch.randn(3, 32, 12, 12), proposed, TRUE)
     (boxes,) = seen
     assert boxes.shape == (3, HEAD_DRAWN, 4)
-    things = best_overlap(boxes, TRUE)[0] >= HEAD_OVERLAP
+    things = overlaps(boxes, TRUE).amax(-1) >= HEAD_OVERLAP
     assert things.sum(1).tolist() == [int(HEAD_SHARE * HEAD_DRAWN)] * 2 + [0]
 
 
