@@ -263,14 +263,14 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "samples": (400, 6000, 12000), "test_samples": (300, 2000, 10000),
             "batch_size": (32, 64, 128), "lr": 0.1,
         },
-        "sliding_window_detection": {"seconds": (8, 130, 1800), **SCENES},
-        "faster_rcnn_detection": {"seconds": (8, 130, 1800), **SCENES},
-        "yolo_detection": {"seconds": (6, 90, 1200), **SCENES},
+        "sliding_window_detection": {"seconds": (14, 76, 350), **SCENES},
+        "faster_rcnn_detection": {"seconds": (10, 88, 410), **SCENES},
+        "yolo_detection": {"seconds": (5, 48, 240), **SCENES},
         "region_proposals": {
-            "seconds": (4, 30, 60), **SCENES, "counts": [1, 2, 5, 10, 20, 50, 100, 200, 500],
+            "seconds": (2, 12, 30), **SCENES, "counts": [1, 2, 5, 10, 20, 50, 100, 200, 500],
         },
         "detector_comparison": {
-            "seconds": (8, 40, 2400), **SCENES,
+            "seconds": (3, 190, 900), **SCENES,
             "detectors": (
                 ["sliding_window", "faster_rcnn", "yolo"],
                 ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
