@@ -12,6 +12,7 @@ arXiv:2006.15704.
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import warnings
 from collections.abc import Iterable, Sequence
@@ -44,7 +45,16 @@ def join(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    """Close the connection, after the wrapped models that still hold it and wait to be collected.
+
+    Else they close it when Python has ended, and that can abort the process.
+    """
+    gc.collect()
+    dist.destroy_process_group()
 
 
 def share(rows: Any) -> Any:

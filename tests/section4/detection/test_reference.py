@@ -109,7 +109,7 @@ def test_detections_are_the_same(
     with torch.no_grad():
         found, expected = (model.eval()(images) for model in pair)
     for ours, theirs in zip(found, expected):
-        assert len(ours.scores) == len(theirs.scores) == 100
+        assert 80 < len(ours.scores) == len(theirs.scores) <= 100
         torch.testing.assert_close(ours.scores, theirs.scores, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(ours.boxes, theirs.boxes, rtol=1e-4, atol=1e-2)
         assert torch.equal(ours.labels, theirs.labels)
