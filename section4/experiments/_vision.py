@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from section4.engine import PLAIN, Setting, cross_entropy
 from section4.experiments._engine import choose
 from section4.images import Batches, Change, Pair, as_bytes
 from section4.training import History, averaged, evaluate, fit, predict
+from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.results import Table
 from utils.experiments.run import Run
@@ -47,13 +48,18 @@ class Photographs:
         return Batches(*pair, self.mean, self.std, size, setting, **options)
 
 
-def load_photographs(run: Run, name: str, samples: int | None = None) -> Photographs:
+def load_photographs(
+    run: Run, name: str, samples: int | None = None, side: int | None = None
+) -> Photographs:
     """At most `samples` training images of a set, a tenth of them held out for validation.
 
-    Without `samples`, as many as the budget says.
+    Without `samples`, as many as the budget says. side: make them smaller, side x side pixels.
     """
     samples = run.budget.samples if samples is None else samples
     data = run.load(name).subset(samples, rng=run.rng(SPLIT))
+    if side is not None:
+        smaller = {part: shrunk(getattr(data, part), side) for part in ("train_x", "test_x")}
+        data = replace(data, **smaller)
     split = data.split_validation(math.ceil(len(data.train_x) / 10), run.rng(SPLIT + 1))
 
     def pair(x: np.ndarray, y: np.ndarray) -> Pair:
@@ -69,6 +75,15 @@ def load_photographs(run: Run, name: str, samples: int | None = None) -> Photogr
         torch.from_numpy(split.train_x.mean(axis=axes)),
         torch.from_numpy(split.train_x.std(axis=axes)),
     )
+
+
+def shrunk(images: np.ndarray, side: int) -> np.ndarray:
+    """Images (N, H, H, C) as (N, side, side, C): each pixel the mean of a square of them."""
+    n, size, _, channels = images.shape
+    if size % side:
+        raise UserError(f"side must divide the {size} pixels of an image, got {side}")
+    cut = images.reshape(n, side, size // side, side, size // side, channels)
+    return cut.mean((2, 4))
 
 
 def choose_for(run: Run, model: nn.Module, data: Photographs, folder: Path | None) -> Setting:

@@ -13,6 +13,9 @@ large (He et al., arXiv:1512.03385). What makes it hard shows in the gradients o
 - their direction. A step helps if the gradient is still about the same after it. In plain networks
   the gradient in the image turns into noise, "shatters", with depth: it differs between images that
   hardly differ (Balduzzi et al., arXiv:1702.08591).
+
+Every deeper network lags in its first thousands of steps. So that more of them fit into HYBRID's
+time, images are made smaller there (`side`).
 """
 
 from __future__ import annotations
@@ -131,7 +134,7 @@ def compute(run: Run) -> Result:
     depths = sorted(set(budget.depths))
     if len(depths) < 2:
         raise UserError(f"depths must be two numbers or more, got {depths[0]} alone")
-    data = load_photographs(run, "cifar10")
+    data = load_photographs(run, "cifar10", side=budget.side)
     enough = len(data.validation[0])  # the test images are no more than a second opinion here
     data = replace(data, test=(data.test[0][:enough], data.test[1][:enough]))
     classes, few = len(data.classes), budget.looked_at
@@ -198,7 +201,7 @@ def compute(run: Run) -> Result:
     steps = len(histories[0].step_loss)
     answer = (
         f"{of_losses(metrics, arrays)} (n = {budget.seeds}). {of_gradients(metrics)}. "
-        f"{of_learning(metrics)}. {steps:,} steps"
+        f"{of_learning(metrics)}. {steps:,} steps with images of {data.side} pixels"
         + (f": a short training, the paper's has {PUBLISHED_STEPS:,}." * (steps < PUBLISHED_STEPS))
     )
     return Result(answer, "plain_depth_costs", metrics, curves, tables, arrays)

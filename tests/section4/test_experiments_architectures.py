@@ -14,6 +14,7 @@ from section4.engine import cross_entropy
 from section4.experiments import cifar100_architectures as three
 from section4.experiments import resnet_vs_plain as skips
 from section4.experiments._engine import seeded
+from section4.experiments._vision import shrunk
 from section4.vision.resnet import thin_resnet
 from tests.runs import small_run
 from utils.errors import UserError
@@ -32,6 +33,15 @@ def small(folder: Path, **changes: Any) -> Run:
 
 
 # --- resnet_vs_plain --------------------------------------------------------------------------
+
+
+def test_images_made_smaller_have_the_means_of_squares() -> None:
+    images = np.arange(2 * 4 * 4 * 3, dtype=np.float32).reshape(2, 4, 4, 3)
+    small = shrunk(images, 2)
+    assert small.shape == (2, 2, 2, 3) and small.dtype == np.float32
+    np.testing.assert_allclose(small[1, 0, 1], images[1, :2, 2:].mean((0, 1)))
+    with pytest.raises(UserError, match="side must divide the 4 pixels"):
+        shrunk(images, 3)
 
 
 def test_resnet_vs_plain(run_tiny: Callable[..., Result]) -> None:
@@ -62,7 +72,8 @@ def test_resnet_vs_plain(run_tiny: Callable[..., Result]) -> None:
         assert norm.n == 2 and norm.y[0] > turn.y[0]  # the weights are longer than 1
         assert curves[f"{name}_alike"].y[0] > 0.9 > curves[f"{name}_alike"].y[-1]
         assert curves[f"{name}_alike"].y[skips.NEAR] == pytest.approx(metrics[f"{name}_alike"])
-    assert "9 steps: a short training" in result.answer and "(n = 2)" in result.answer
+    assert "9 steps with images of 32 pixels: a short training" in result.answer
+    assert "(n = 2)" in result.answer
     assert f"{losses[0]:.2f} and {losses[1]:.2f} without skips" in result.answer
 
 
