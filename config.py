@@ -264,7 +264,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "samples": (400, 6000, 12000), "test_samples": (300, 2000, 10000),
             "batch_size": (32, 64, 128), "lr": 0.1,
         },
-        "sliding_window_detection": {"seconds": (14, 76, 350), **SCENES},
+        "sliding_window_detection": {"seconds": (11, 76, 350), **SCENES},
         "faster_rcnn_detection": {"seconds": (10, 88, 410), **SCENES},
         "yolo_detection": {"seconds": (5, 48, 240), **SCENES},
         "region_proposals": {
