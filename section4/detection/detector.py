@@ -46,11 +46,16 @@ def backbone(width: int) -> nn.Sequential:
     return net.apply(initialize)
 
 
-def places(maps: torch.Tensor) -> torch.Tensor:
-    """The middles (x, y) in pixels of the places of maps (N, C, H, W), row by row: (H W, 2)."""
+def indices(maps: torch.Tensor) -> torch.Tensor:
+    """Column and row (x, y) of each place of maps (N, C, H, W), row by row: (H W, 2)."""
     h, w = maps.shape[-2:]
     y, x = torch.meshgrid(*(torch.arange(n, device=maps.device) for n in (h, w)), indexing="ij")
-    return STRIDE * (torch.stack([x, y], -1).reshape(-1, 2) + 0.5)
+    return torch.stack([x, y], -1).reshape(-1, 2)
+
+
+def places(maps: torch.Tensor) -> torch.Tensor:
+    """The middles (x, y) in pixels of the places of maps (N, C, H, W), row by row: (H W, 2)."""
+    return STRIDE * (indices(maps) + 0.5)
 
 
 def by_place(maps: torch.Tensor, numbers: int) -> torch.Tensor:
@@ -67,7 +72,7 @@ def keep_best(boxes: torch.Tensor, scores: torch.Tensor, labels: torch.Tensor) -
     """
     scores, order = scores.topk(min(CANDIDATES, scores.shape[1]))
     labels = labels.gather(1, order)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    boxes = rows(boxes, order)
     alive = survivors(apart(boxes, labels), OVERLAP)
     return [
         Found(*(item[image][alive[image]][:AT_MOST] for item in (boxes, scores, labels)))

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from section4.detection.boxes import clip, pairwise_iou, to_centre, to_corners
-from section4.detection.detector import Found, keep_best
+from section4.detection.detector import Found, indices, keep_best
 from section4.vision.resnet import initialize
 
 WINDOW = 32  # pixels of a copy
@@ -116,10 +116,7 @@ def crops(images: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
 
 def windows_of(scores: torch.Tensor, scale: float) -> torch.Tensor:
     """The windows (H W, 4), in pixels of the picture, behind scores (N, 1 + K, H, W) of a copy."""
-    y, x = torch.meshgrid(
-        *(STEP * torch.arange(n, device=scores.device) for n in scores.shape[2:]), indexing="ij"
-    )
-    corner = torch.stack([x, y], -1).reshape(-1, 2)
+    corner = STEP * indices(scores)
     return torch.cat([corner, corner + WINDOW], -1) / scale - BORDER
 
 

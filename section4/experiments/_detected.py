@@ -117,7 +117,7 @@ def telling(measured: Measured, sure: float) -> np.ndarray:
         wrong.append(int((kinds != "right").sum() + missed(true, targets).sum()))
         count.append(len(true.boxes))
     order = np.lexsort((-np.array(count), np.array(wrong)))  # fewest errors first, then most things
-    each = min(SHOWN, len(order)) // 2
+    each = max(1, min(SHOWN, len(order)) // 2)
     return np.concatenate([order[:each], order[len(order) - each :]])
 
 

@@ -47,6 +47,8 @@ NAMES = {
 SCENES, WEIGHTS, ORDER = 1, 2, 3  # what is drawn at random, the same in all of these experiments
 AT_ONCE = 50  # images, where nothing is learned
 LONGEST_GRADIENT = 10.0
+# What of the budget a trained detector depends on.
+RECIPE = ("width", "scenes", "validated", "side", "folder", "epochs", "batch_size", "lr")
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,6 @@ def recipe_of(run: Run) -> dict[str, Any]:
     sources = sorted(Path(detection.__file__).parent.glob("*.py"))
     code = zlib.crc32(b"".join(source.read_bytes() for source in sources))
     return run.identity() | {"budget": budget, "code": code, "data used": run.data_used}
-
-
-RECIPE = ("width", "scenes", "validated", "side", "folder", "epochs", "batch_size", "lr")
 
 
 # --- measuring ------------------------------------------------------------------------------

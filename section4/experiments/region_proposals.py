@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section4.detection.detector import AT_MOST, detect
+from section4.detection.detector import detect
 from section4.detection.faster_rcnn import RATIOS, FasterRCNN
 from section4.detection.metrics import THRESHOLDS, Truth, iou
 from section4.detection.sliding_window import SIZES
@@ -60,16 +60,14 @@ def compute(run: Run) -> Result:
     curves, rows = dict[str, Curve](), list[list[object]]()
     metrics: dict[str, float] = {"windows": len(windows)}
     for arm, name in ARMS.items():
-        # The sliding window's suppression leaves no more than that.
-        asked = [count for count in counts if arm != "sliding_window" or count <= AT_MOST]
-        share = recall(boxes[arm], true, asked)  # (counts, thresholds)
+        share = recall(boxes[arm], true, counts)  # (counts, thresholds)
         for key, values in {"IoU 0.5": share[:, 0], "mean": share.mean(1)}.items():
             label = "share of the true boxes" + (" (mean over IoU)" if key == "mean" else "")
             curves[f"{arm}, {key}"] = Curve.over_runs(
-                asked, [values], "proposals for each picture", label
+                counts, [values], "proposals for each picture", label
             )
-        metrics |= {f"{arm}_recall_{n}": at[0] for n, at in zip(asked, share)}
-        rows += [[name, n, at[0], at.mean()] for n, at in zip(asked, share)]
+        metrics |= {f"{arm}_recall_{n}": at[0] for n, at in zip(counts, share)}
+        rows += [[name, n, at[0], at.mean()] for n, at in zip(counts, share)]
     columns = ["proposals by", "for each picture", "recall at IoU 0.5", "mean recall"]
     arrays = {"pictures": data.test.images[:2]} | {
         f"{arm}_boxes": np.stack([resized(some[:SHOWN]) for some in boxes[arm][:2]]) for arm in ARMS
@@ -116,7 +114,10 @@ def proposed(learned: Learned, data: Pictures, count: int) -> list[np.ndarray]:
 def recall(
     proposals: Sequence[np.ndarray], true: Sequence[Truth], counts: Sequence[int]
 ) -> np.ndarray:
-    """The share of the true boxes that the first n proposals hold: (counts, thresholds)."""
+    """The share of the true boxes that the first n proposals hold: (counts, thresholds).
+
+    Where a picture has fewer proposals, all of them.
+    """
     held = np.zeros((len(counts), len(THRESHOLDS)))
     for boxes, truth in zip(proposals, true):
         best = np.maximum.accumulate(iou(boxes, truth.boxes), 0)  # (P, M), of the first 1, 2 ...

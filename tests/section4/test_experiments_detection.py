@@ -13,7 +13,7 @@ from PIL import Image
 
 from section4.detection.errors import KINDS
 from section4.detection.metrics import Detections, Truth
-from section4.experiments import _detected, _detection, region_proposals
+from section4.experiments import _detected, _detection, region_proposals, yolo_detection
 from section4.experiments._detection import NAMES
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
@@ -78,6 +78,22 @@ def test_the_comparison_and_region_proposals_draw_what_they_found(
     for arm in region_proposals.ARMS:
         shares = [proposals.metrics[f"{arm}_recall_{n}"] for n in (1, 5, 100)]
         assert shares == sorted(shares)
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_more_proposals_than_a_picture_has(tmp_path: Path) -> None:
+    changes = SMALL | {"epochs": 1, "tested": 1, "counts": [500]}
+    result = runner.compute(small_run("region_proposals", tmp_path, changes))
+    assert result.headline == "faster_rcnn_recall_500"
+    assert region_proposals.draw(result).keys() == {"recall", "proposals"}
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_a_single_test_picture_is_shown(tmp_path: Path) -> None:
+    changes = SMALL | {"epochs": 1, "tested": 1}
+    result = runner.compute(small_run("yolo_detection", tmp_path, changes))
+    assert len(result.arrays["pictures"]) > 0
+    assert yolo_detection.draw(result).keys() == {"learning", "pictures", "look"}
 
 
 @pytest.mark.usefixtures("one_setting")
