@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import sys
 import warnings
@@ -26,13 +27,17 @@ from utils.experiments.machine import complain, processes, writes
 from utils.experiments.registry import Experiment
 
 
+COMMANDS = ()  # `python main.py NAME ...`, each a file in commands/
+
+
 class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (python main.py --help)")
+        raise UserError(f"{message} (python {self.prog} --help)")
 
 
 def parser() -> Parser:
     p = Parser(
+        prog="main.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -157,8 +162,18 @@ def parse_seed(text: str) -> int:
     return int(text)
 
 
+def command(name: str, argv: list[str]) -> int:
+    """Run `commands/NAME.py`: its `arguments(parser)`, then its `run(parsed)`; the exit code."""
+    module = importlib.import_module(f"commands.{name}")
+    p = Parser(prog=f"main.py {name}", description=module.__doc__, allow_abbrev=False)
+    module.arguments(p)
+    return module.run(p.parse_args(argv))
+
+
 def run(argv: list[str]) -> int:
     """Do what the command line asks for; the exit code."""
+    if argv and argv[0] in COMMANDS:
+        return command(argv[0], argv[1:])
     arguments = parser().parse_args(argv)
     try:
         mode = arguments.mode or config.mode()
