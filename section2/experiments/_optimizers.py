@@ -55,6 +55,7 @@ def look(name: str) -> dict[str, Any]:
     """Colour, marker and line of an optimizer, the same in every figure."""
     place = NAMES.index(name)
     dashes = ("-", "--", "-.", ":")[place % 4]
+    place %= len(plots.MARKERS)
     return {"color": plots.COLOURS[place], "marker": plots.MARKERS[place], "ls": dashes}
 
 

@@ -47,7 +47,7 @@ def load_images(run: Run, name: str) -> Images:
     """
     data = run.load(name).subset(run.budget.samples, rng=run.rng(SPLIT))
     split = data.split_validation(math.ceil(len(data.train_x) / 10), run.rng(SPLIT + 1))
-    mean, std = split.train_x.mean(axis=(0, 1, 2)), split.train_x.std(axis=(0, 1, 2))
+    mean, std = channel_statistics(split.train_x)
 
     def batch(x: np.ndarray, y: np.ndarray) -> Batch:
         return (x - mean) / std, y
@@ -61,6 +61,19 @@ def load_images(run: Run, name: str) -> Images:
         mean,
         std,
     )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (C,) and standard deviation (C,) of the channels of images (N, H, W, C) in [0, 1].
+
+    Summed in float64. A sum in float32 stops growing at 2^24, where 0.5 more is rounded away:
+    of 50,000 photographs of 32x32 pixels it would make a mean of 0.33, whatever is on them.
+    """
+    n = images.size // images.shape[3]
+    mean = images.mean(axis=(0, 1, 2), dtype=np.float64)
+    squares = np.einsum("nhwc,nhwc->c", images, images, dtype=np.float64, casting="safe")
+    std = np.sqrt(np.maximum(squares / n - mean**2, 0))
+    return mean.astype(images.dtype), std.astype(images.dtype)
 
 
 def count_parameters(model: Layer) -> int:

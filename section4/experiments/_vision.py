@@ -14,6 +14,7 @@ from torch import nn
 
 from section1.experiments._images import SPLIT, errors_among
 from section2.schedules import Schedule
+from section3.experiments._cnns import channel_statistics
 from section3.experiments._learning import up_and_down
 from section4.engine import PLAIN, Setting, cross_entropy
 from section4.experiments._engine import choose
@@ -65,15 +66,15 @@ def load_photographs(
     def pair(x: np.ndarray, y: np.ndarray) -> Pair:
         return as_bytes(x), torch.from_numpy(y)
 
-    axes = (0, 1, 2)
+    mean, std = channel_statistics(split.train_x)
     return Photographs(
         pair(split.train_x, split.train_y),
         pair(split.val_x, split.val_y),
         pair(split.test_x, split.test_y),
         split.test_x,
         split.classes,
-        torch.from_numpy(split.train_x.mean(axis=axes)),
-        torch.from_numpy(split.train_x.std(axis=axes)),
+        torch.from_numpy(mean),
+        torch.from_numpy(std),
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from section3.experiments import cifar10_cnn
-from section3.experiments._cnns import load_images
+from section3.experiments._cnns import channel_statistics, load_images
 from section3.experiments._learning import up_and_down
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
@@ -130,3 +130,12 @@ def test_a_cnn_of_two_convolutions_reaches_98_5_percent_on_real_mnist(
 ) -> None:
     short = ("--mode", "hybrid", "--data", "real", "--samples", "30000", "--epochs", "3")
     assert run_tiny("mnist_cnn", *short).metrics["test_accuracy"] >= 0.985
+
+
+def test_statistics_of_more_pixels_than_float32_can_count() -> None:
+    images = np.full((5000, 64, 64, 2), 0.9, np.float32)  # 20 million pixels, 2^24 are 17 million
+    images[::2, :, :, 1] = 0.5
+    mean, std = channel_statistics(images)
+    np.testing.assert_allclose(mean, [0.9, 0.7], rtol=1e-6)
+    np.testing.assert_allclose(std, [0, 0.2], atol=1e-3)
+    assert mean.dtype == std.dtype == np.float32
