@@ -5,6 +5,8 @@ python main.py --all               every experiment, in the mode of config.py
 python main.py 3                   a section
 python main.py xor mnist_cnn       experiments by name
 python main.py --list              what there is
+python main.py draw                draw a digit, and see what a network makes of it
+python main.py report              results/report.pdf: derivations and results, by LaTeX
 torchrun --nproc-per-node=2 main.py 4    section 4 in two processes
 """
 
@@ -26,8 +28,7 @@ from utils.experiments.budget import budgets, parse
 from utils.experiments.machine import complain, processes, writes
 from utils.experiments.registry import Experiment
 
-
-COMMANDS = ()  # `python main.py NAME ...`, each a file in commands/
+COMMANDS = ("draw",)  # `python main.py NAME ...`, each a file in commands/
 
 
 class Parser(argparse.ArgumentParser):

@@ -8,30 +8,64 @@ last epoch: the test set is looked at once, when all is done.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 from matplotlib.figure import Figure
 
+from section1 import checkpoint
 from section1.experiments._images import account_of_errors, draw_errors
 from section1.experiments._training import mean_std
+from section1.network import Sequential
+from section2.optimizers import AdamW
 from section3.experiments._cnns import count_parameters, load_images
 from section3.experiments._learning import as_rows, learn
+from section3.fused import fused
 from section3.models import mnist_cnn
+from utils.errors import UserError
+from utils.experiments.budget import Budget
 from utils.experiments.results import Curve, Result
 from utils.experiments.run import Run
 from utils.output import plots
 
 
+def network(budget: Budget, rng: np.random.Generator) -> Sequential:
+    """The network that a budget describes, untrained, for MNIST's ten classes of 28x28 pixels."""
+    return mnist_cnn(
+        budget.filters, budget.hidden, convolutions=budget.convolutions,
+        batchnorm=budget.batchnorm, dropout=budget.dropout, rng=rng,
+    )  # fmt: skip
+
+
+def load_trained(folder: Path, result: Result) -> Sequential:
+    """The network, of several seeds the first, of the run whose result lies in `folder`.
+
+    Raises UserError where its checkpoint is missing or damaged, or of a run that has not ended.
+    """
+    settings = result.info["settings"]
+    checkpoints = folder / "checkpoints" / settings["mode"]
+    try:
+        if (checkpoints / "unfinished.json").exists():
+            raise ValueError(f"the training in {checkpoints} has not ended")
+        rng = np.random.default_rng()  # all that it draws is replaced
+        model = network(Budget(settings["budget"]), rng)
+        learned = fused(model)  # which shares the parameters of `model`
+        last = checkpoints / "seed0" / "last.npz"
+        checkpoint.load(last, learned, AdamW(learned.parameters(), 0), rng)
+        if not {"pixel_mean", "pixel_std"} <= result.arrays.keys():
+            raise ValueError("its result does not say how pixels were standardised")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"the network cannot be loaded ({error}): "
+            f"python main.py mnist_cnn --mode {settings['mode']} trains it anew"
+        ) from error
+    return model
+
+
 def compute(run: Run) -> Result:
     budget = run.budget
     data = load_images(run, "mnist")
-    models = [
-        mnist_cnn(
-            budget.filters, budget.hidden, shape=data.shape, classes=len(data.classes),
-            convolutions=budget.convolutions, batchnorm=budget.batchnorm, dropout=budget.dropout,
-            rng=run.rng(seed, 0),
-        )
-        for seed in range(budget.seeds)
-    ]  # fmt: skip
+    models = [network(budget, run.rng(seed, 0)) for seed in range(budget.seeds)]
     changes = {"shift": budget.shift, "turn": budget.turn, "stretch": budget.stretch}
     with run.resumable() as folder, run.progress(budget.seeds * budget.epochs) as bar:
         runs = [
@@ -74,6 +108,7 @@ def compute(run: Run) -> Result:
         "parameters": count_parameters(models[0]),
         "validation_images": len(data.validation[0]),
     }
+    arrays |= {"pixel_mean": data.mean, "pixel_std": data.std}
     return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
 
 
