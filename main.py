@@ -6,6 +6,7 @@ python main.py 3                   a section
 python main.py xor mnist_cnn       experiments by name
 python main.py --list              what there is
 python main.py draw                draw a digit, and see what a network makes of it
+python main.py generate --prompt "..."   go on with a text
 python main.py report              results/report.pdf: derivations and results, by LaTeX
 torchrun --nproc-per-node=2 main.py 4    section 4 in two processes
 """
@@ -28,7 +29,7 @@ from utils.experiments.budget import budgets, parse
 from utils.experiments.machine import complain, processes, writes
 from utils.experiments.registry import Experiment
 
-COMMANDS = ("draw",)  # `python main.py NAME ...`, each a file in commands/
+COMMANDS = ("draw", "report", "generate")  # `python main.py NAME ...`, each a file in commands/
 
 
 class Parser(argparse.ArgumentParser):
@@ -140,6 +141,7 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
 
     # Only now what takes time to import.
     from utils.experiments import runner
+    from utils.experiments.forecast import forecast
     from utils.experiments.run import Settings
 
     settings = Settings(
@@ -154,6 +156,8 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
     )
     if arguments.replot:
         return runner.replot(chosen, settings)
+    if not changes(arguments):  # which make an experiment cost more or less than config.py says
+        print(f"{forecast(chosen, mode, threads)}\n", flush=True)
     return runner.run_all(chosen, budget, settings, force=arguments.force)
 
 

@@ -2,7 +2,8 @@
 
 Units that start alike get the same gradient and stay alike for ever, so weights start at
 random. A unit that sums `fan_in` inputs multiplies their variance by fan_in * var(w):
-each recipe below chooses var(w) so that this comes to about one, layer after layer.
+each recipe below chooses var(w) so that this comes to about one, layer after layer
+(report.tex, eq:initializers).
 """
 
 from __future__ import annotations

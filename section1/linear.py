@@ -25,7 +25,8 @@ class Linear(Layer):
         dtype: float32 or float64, of the weights and of all that is computed.
 
     Raises ValueError where x does not have `inputs` features.
-    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), section 6.5.
+    Source: Goodfellow, Bengio, Courville, Deep Learning (2016), section 6.5. Derivation:
+    report.tex, eq:linear-backward.
     """
 
     def __init__(

@@ -3,6 +3,9 @@
 Training starts where the network ends: `forward` compares prediction and target, and
 `backward` gives the slope of that number along every prediction. Both are means over the
 batch, so that a learning rate means the same for any batch size.
+
+Derivations: report.tex, eq:softmax-cross-entropy-backward, eq:binary-cross-entropy-backward,
+eq:mean-squared-error, eq:hinge-backward.
 """
 
 from __future__ import annotations

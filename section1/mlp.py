@@ -26,7 +26,7 @@ class MLP(Sequential):
 
     Raises ValueError for fewer than two sizes, a size below one, or a list of activations
     that is not as long as there are hidden layers.
-    Source: Rumelhart, Hinton, Williams (1986).
+    Source: Rumelhart, Hinton, Williams (1986). Derivation: report.tex, eq:mlp-backward.
     """
 
     def __init__(

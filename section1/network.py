@@ -20,7 +20,7 @@ class Sequential(Layer):
     """y = f_n(... f_2(f_1(x))).
 
     Backward is the chain rule from the last layer to the first:
-    dL/dx = J_1^T J_2^T ... J_n^T dL/dy, never forming a Jacobian J.
+    dL/dx = J_1^T J_2^T ... J_n^T dL/dy, never forming a Jacobian J (report.tex, eq:chain-rule).
     """
 
     def __init__(self, *layers: Layer):

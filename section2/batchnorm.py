@@ -29,7 +29,8 @@ class BatchNorm1D(Layer):
     Raises ValueError for another number of features, and in training for a single row,
     which has no variance.
     Sources: Ioffe, Szegedy, Batch normalization, arXiv:1502.03167; the short backward is
-    from the notes of the Stanford course CS231n.
+    from the notes of the Stanford course CS231n. Both derivations: report.tex,
+    eq:batchnorm-backward.
     """
 
     whole_batch = True

@@ -12,7 +12,8 @@ class Dropout(Layer):
     """y = x mask / (1 - p), with a mask of 0 with chance p and of 1 otherwise.
 
     Divided by 1 - p ("inverted"), y has the mean of x, so nothing need be scaled in
-    evaluation, where y = x. Backward is the same product with the same mask.
+    evaluation, where y = x. Backward is the same product with the same mask (report.tex,
+    eq:dropout).
 
     Random numbers: the layer draws one number from `rng`, its seed, and from then on its own.
     `reseed(step, micro_batch)` starts them anew, at a place that depends on the seed

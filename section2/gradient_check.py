@@ -14,7 +14,8 @@ right only if it agrees with the difference to many digits. Three things make th
   been shown: the check fails.
 
 Sources: Ridders, Accurate computation of F'(x) and F'(x) F''(x) (1982); More, Wild,
-Estimating computational noise (2011).
+Estimating computational noise (2011). Derivations: report.tex, eq:gradient-check-error,
+eq:richardson, eq:rounding-noise, eq:kink.
 """
 
 from __future__ import annotations

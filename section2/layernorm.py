@@ -20,7 +20,8 @@ class LayerNorm(Layer):
 
     Shapes: x (..., D), gamma and beta (D,), y (..., D).
     Raises ValueError for another number of features.
-    Source: Ba, Kiros, Hinton, Layer normalization, arXiv:1607.06450.
+    Source: Ba, Kiros, Hinton, Layer normalization, arXiv:1607.06450. Derivation: report.tex,
+    eq:layernorm-backward.
     """
 
     def __init__(self, features: int, *, eps: float = 1e-5, dtype: Any = np.float32):

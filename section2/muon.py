@@ -1,7 +1,8 @@
 """Muon: for a matrix, a step in which every direction counts alike.
 
 The momentum of a weight matrix is mostly a few strong directions. Muon replaces it by the
-nearest matrix whose singular values are all about one, so that weak directions learn too.
+nearest matrix whose singular values are all about one, so that weak directions learn too
+(report.tex, eq:newton-schulz).
 """
 
 from __future__ import annotations

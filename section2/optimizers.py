@@ -10,6 +10,9 @@ A rule runs over a piece of the arrays that is in cache, one NumPy call a pass, 
 price is its number of passes. Factors are therefore taken out of the arrays: instead of the
 average m <- b m + (1 - b) g the state holds the sum m <- b m + g, which is m / (1 - b) and
 one pass less, and the factor joins the other numbers that the step is multiplied by.
+
+Derivations: report.tex, eq:momentum, eq:nesterov, eq:adagrad, eq:rmsprop, eq:adam, eq:adamw,
+eq:clip; of the state, eq:adam-state.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ All three passes are the same two moves, a copy of windows (im2col) and a matrix
 
 The copy is as large as KH*KW images, so it is never made for a whole batch: a few images
 at a time, so that it is read again while it still lies in cache, and never kept.
+
+Derivations: report.tex, eq:convolution-dw, eq:convolution-dx, eq:convolution-gather.
 """
 
 from __future__ import annotations

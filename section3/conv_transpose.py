@@ -7,6 +7,8 @@ forward, and its backward pass is that convolution's forward: with the same W fo
     forward             y = col2im(x W^T)
     backward, input     dx = columns(dy) W
     backward, weights   dW = columns(dy)^T x
+
+Derivation: report.tex, eq:transposed-convolution-backward.
 """
 
 from __future__ import annotations

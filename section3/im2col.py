@@ -7,7 +7,7 @@ every element of every window back to the pixel that it came from.
 
 Letters: N images, C channels, H x W pixels; a window is KH x KW, there are OH x OW of them.
 Source: Chellapilla, Puri, Simard, High performance convolutional neural networks for
-document processing (2006).
+document processing (2006). Derivation: report.tex, eq:convolution-gemm, eq:col2im.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 It makes images smaller, and what is found a pixel to the left is found all the same. All
 pools here walk over the KH*KW places of a window, for all windows at once; the walk over
-windows one by one is in `naive.py`.
+windows one by one is in `naive.py`. Derivations: report.tex, eq:max-pool, eq:average-pool.
 """
 
 from __future__ import annotations

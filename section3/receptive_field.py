@@ -12,7 +12,8 @@ the layers, one in the corner of the field on a single one.
 
 Sources: Araujo, Norris, Sim, Computing receptive fields of convolutional neural networks,
 Distill (2019); Luo et al., Understanding the effective receptive field in deep convolutional
-neural networks, arXiv:1701.04128.
+neural networks, arXiv:1701.04128. Derivation: report.tex, eq:receptive-field,
+eq:effective-field.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The residual block: layers that learn what to add to their input, not what to replace it by.
 
 With y = x + f(x) the slope of y along x is 1 + f'(x): the gradient has a way round the
-layers, however small f' is. So a block that has learnt nothing yet does no harm, and a hundred of
-them can be stacked.
+layers, however small f' is (report.tex, eq:residual-sum). So a block that has learnt nothing yet
+does no harm, and a hundred of them can be stacked.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ with low scores can only lower it.
 
 Source: Everingham et al., The PASCAL visual object classes challenge, 2010; Lin et al., Microsoft
 COCO, arXiv:1405.0312, whose definition (101 recalls, at most 100 detections of a class in an
-image) is the one computed here.
+image) is the one computed here. Derivation: report.tex, eq:average-precision.
 """
 
 from __future__ import annotations

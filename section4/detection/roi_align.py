@@ -5,7 +5,7 @@ interpolated from the four places around it. Interpolation along x does not depe
 the mean over points: so RoIAlign is two matrix products, one for the rows of the maps and one for
 their columns, and its gradient is theirs.
 
-Source: He et al., Mask R-CNN, arXiv:1703.06870.
+Source: He et al., Mask R-CNN, arXiv:1703.06870. Derivation: report.tex, eq:roi-align.
 """
 
 from __future__ import annotations

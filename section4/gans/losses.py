@@ -3,7 +3,8 @@
 The discriminator gives a score to every sample, real or generated; the generator wants high ones.
 In the first game of 2014 the score is a logit and the discriminator minimises cross-entropy. Far
 from the data its sigmoid is flat, and the generator learns nothing; the others differ in what
-they put in its place.
+they put in its place. Derivations: report.tex, eq:optimal-discriminator, eq:jensen-shannon,
+eq:gan-generator, eq:least-squares-gan, eq:wasserstein, eq:wgan-gp, eq:hinge-gan.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ u <- W v / |W v|, v <- W^T u / |W^T u|, which ends at the singular vectors of s 
 change little in a step of training, so one turn a step, from where the last one ended, is enough.
 
 Source: Miyato et al., Spectral normalization for generative adversarial networks,
-arXiv:1802.05957.
+arXiv:1802.05957. Derivation: report.tex, eq:power-iteration, eq:spectral-norm-backward.
 """
 
 from __future__ import annotations

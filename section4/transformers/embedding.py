@@ -28,6 +28,7 @@ class Embedding(Layer):
 
     Raises ValueError for other numbers.
     Source: Bengio, Ducharme, Vincent, Jauvin, A neural probabilistic language model (2003).
+    Derivation: report.tex, eq:embedding-backward.
     """
 
     def __init__(

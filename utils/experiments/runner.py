@@ -21,6 +21,11 @@ from utils.experiments.results import Result
 from utils.experiments.run import Run, Settings
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+MEANING = {
+    "quick": "to see that everything works",
+    "hybrid": "real data, several seeds: the numbers to learn from",
+    "full": "the longest budgets: the numbers to report",
+}
 
 
 @dataclass
@@ -68,9 +73,11 @@ def run_all(
         interrupted = True
     finally:
         print_summary(outcomes)
+        publish(settings)
     if interrupted:
         print(f"\nStopped; {len(outcomes)} finished. Go on with the same command and --resume.")
         return INTERRUPTED
+    print(f"\n{what_next(settings)}")
     return max((outcome.code for outcome in outcomes), default=OK)
 
 
@@ -165,7 +172,8 @@ def draw(experiment: Experiment, result: Result, folder: Path) -> None:
         written = [
             plots.save(figure, folder / name, subtitle(result)) for name, figure in figures.items()
         ]
-    for old in {*folder.glob("*.png"), *folder.glob("*.gif")} - set(written):
+    new = {*written, *(path.with_suffix(".pdf") for path in written)}
+    for old in {path for kind in ("png", "gif", "pdf") for path in folder.glob(f"*.{kind}")} - new:
         old.unlink()
     names = [path.name for path in written]
     if result.info.get("figures") != names:
@@ -185,7 +193,12 @@ def failure(run: Run, error: Exception) -> Outcome:
     bad_input = isinstance(error, UserError)
     path = run.settings.folder(run.experiment) / "failure.json"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    record = {"error": str(error), "traceback": trace.splitlines(), "settings": run.identity()}
+    record = {
+        "question": run.experiment.question,
+        "error": str(error),
+        "traceback": trace.splitlines(),
+        "settings": run.identity(),
+    }
     if machine.writes():
         results.write_file(path, results.to_json(record))
     said = str(error) if bad_input else f"{type(error).__name__}: {error} (details: {path})"
@@ -205,7 +218,39 @@ def replot(experiments: list[Experiment], settings: Settings) -> int:
         print(f"drew {folder}")
     if not found:
         raise UserError(f"there are no results of these experiments in {settings.results} to draw")
+    publish(settings)
     return OK
+
+
+def publish(settings: Settings) -> None:
+    """Make `index.html` and what report.tex reads, of all saved results.
+
+    Whatever prevents it, the results are there.
+    """
+    if not machine.writes():
+        return
+    from utils.output import latex, page
+
+    for name, write in (("page of results", page.write), ("report", latex.write)):
+        try:
+            write(settings.results)
+        except Exception as error:
+            print(f"the {name} was not made: {type(error).__name__}: {error}")
+
+
+def what_next(settings: Settings) -> str:
+    """The page to open, and the commands to go on with."""
+    place = settings.results
+    option = "" if place == Path(config.RESULTS_DIR) else f" --results {place}"
+    mode = config.MODES[min(config.MODES.index(settings.mode) + 1, len(config.MODES) - 1)]
+    commands = {
+        f"python main.py report{option}": "the same with all derivations, as a PDF",
+        f"python main.py draw{option}": "draw digits for a CNN to read",
+        f"python main.py --all --mode {mode}{option}": MEANING[mode],
+    }
+    width = max(map(len, commands))
+    lines = [f"  {command:<{width}}   {words}" for command, words in commands.items()]
+    return "\n".join([f"All results on one page: {place / 'index.html'}", *lines])
 
 
 def print_summary(outcomes: list[Outcome]) -> None:

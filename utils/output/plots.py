@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import matplotlib
 import numpy as np
@@ -28,7 +28,7 @@ from utils.experiments.results import Curve, write_files
 # Okabe and Ito (2008): told apart by readers with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
 MARKERS = "osD^vPX*"
-DPI = 110
+DPI, PRINT_DPI = 110, 200  # dots an inch; of pictures inside a figure that is printed
 GIF_DPI, GIF_FRAME, GIF_PAUSE = 80, 130, 2000  # dots an inch; milliseconds
 
 
@@ -121,15 +121,24 @@ def show_confusion(axes: Axes, counts: np.ndarray, classes: Sequence[str]) -> No
 def save(picture: Figure | Animation, place: Path, subtitle: str) -> Path:
     """Write a figure as `place`.png or an animation as `place`.gif; returns that path.
 
-    The title is wrapped to the width of the figure, and `subtitle` stands under it.
+    The title is wrapped to the width of the figure, and `subtitle` stands under it. For print
+    the figure, or the last frame of the animation, is also written as `place`.pdf.
     """
+    files: dict[Path, Callable[[BinaryIO], object]] = {}
     if isinstance(picture, Animation):
         path, content = place.with_name(f"{place.name}.gif"), gif(picture, subtitle)
-        write_files({path: lambda file: file.write(content)})
-        return path
-    entitle(picture, subtitle)
-    path = place.with_name(f"{place.name}.png")
-    write_files({path: lambda file: picture.savefig(file, format="png", dpi=DPI)})
+        files[path] = lambda file: file.write(content)
+        figure: Figure = picture._fig  # type: ignore[attr-defined]
+    else:
+        path, figure = place.with_name(f"{place.name}.png"), picture
+        title = {"Title": figure.get_suptitle()}
+        entitle(figure, subtitle)
+        files[path] = lambda file: figure.savefig(file, format="png", dpi=DPI, metadata=title)
+    undated: dict[str, Any] = {"CreationDate": None}
+    files[path.with_suffix(".pdf")] = lambda file: figure.savefig(
+        file, format="pdf", dpi=PRINT_DPI, metadata=undated
+    )
+    write_files(files)
     return path
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ import pytest
 import config
 from tests.utils.experiments.conftest import GOOD
 from utils.data import DataError
-from utils.experiments import machine, registry, results
+from utils.experiments import forecast, machine, registry, results
 from utils.experiments.budget import Budget
 from utils.experiments.run import Run, Settings
 
@@ -45,7 +46,7 @@ def one_sentence(capsys: pytest.CaptureFixture) -> str:
 def test_a_run_writes_result_arrays_and_figure(course: Course, tmp_path: Path) -> None:
     assert course("good", "--seed", "3") == 0
     names = sorted(path.name for path in (tmp_path / PLACE / "good").iterdir())
-    assert names == ["arrays.npz", "loss.png", "result.json"]
+    assert names == ["arrays.npz", "loss.pdf", "loss.png", "result.json"]
     saved = record(tmp_path)
     assert saved["answer"] == "It works."
     assert saved["metrics"]["bad"] is None  # JSON knows no NaN
@@ -400,3 +401,31 @@ def test_listing_names_the_time(course: Course, capsys: pytest.CaptureFixture) -
     out = capsys.readouterr().out
     assert "9  Tiny  (FULL: about 9 s)" in out and "9.3" in out
     assert registry.duration(600) == "10 min"
+
+
+def test_the_time_to_expect_is_that_of_config_times_how_slow_this_machine_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chosen = registry.select(["1"])
+    expected = sum(experiment.expected_seconds("hybrid") for experiment in chosen)
+    for factor, words in ((2.0, "2.0 times as long"), (0.5, "2.0 times as fast")):
+        monkeypatch.setattr(forecast, "slowness", lambda threads, factor=factor: factor)
+        said = forecast.forecast(chosen, "hybrid")
+        assert words in said and registry.duration(factor * expected) in said
+
+
+def test_a_machine_of_half_the_speed_is_twice_as_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forecast, "THREADS", 1)
+    for speed in (forecast.REFERENCE, forecast.REFERENCE / 2):
+        monkeypatch.setattr(forecast, "rounds", lambda seconds, speed=speed: speed * seconds)
+        assert forecast.slowness() == pytest.approx(forecast.REFERENCE / speed)
+
+
+def test_what_to_do_next_is_said(course: Course, tmp_path: Path, capsys: Any) -> None:
+    assert course("good", "--mode", "full") == 0
+    said = capsys.readouterr().out
+    assert "This will take about" in said
+    option = f"--results {tmp_path / 'out'}"
+    for command in ("report", "draw", "--all --mode full"):
+        assert f"python main.py {command} {option}" in said
+    assert (tmp_path / "out" / "index.html").exists()
