@@ -141,7 +141,6 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
 
     # Only now what takes time to import.
     from utils.experiments import runner
-    from utils.experiments.forecast import forecast
     from utils.experiments.run import Settings
 
     settings = Settings(
@@ -156,9 +155,8 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
     )
     if arguments.replot:
         return runner.replot(chosen, settings)
-    if not changes(arguments):  # which make an experiment cost more or less than config.py says
-        print(f"{forecast(chosen, mode, threads)}\n", flush=True)
-    return runner.run_all(chosen, budget, settings, force=arguments.force)
+    usual = not changes(arguments)  # which make an experiment cost more or less than is expected
+    return runner.run_all(chosen, budget, settings, force=arguments.force, forecast=usual)
 
 
 def parse_seed(text: str) -> int:

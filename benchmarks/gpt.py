@@ -1,8 +1,10 @@
-"""A training step of a small GPT on characters: 4 layers, 4 heads, 128 wide, 64 tokens, batch 12.
+"""A training step of a GPT on characters, in the two settings of nanoGPT: for a CPU (4 layers,
+4 heads, 128 wide, 64 tokens, batch 12) and for a GPU (6 layers, 6 heads, 384 wide, 256 tokens; here
+without dropout, and few texts at a time).
 
-Forward, loss, backward, the gradient's norm clipped, AdamW: nanoGPT's setting for a CPU. PyTorch
-takes its exact GELU, which is the faster one there, and ours the approximation by tanh, which is
-the faster one here; the last row has that one on both sides.
+Forward, loss, backward, the gradient's norm clipped, AdamW. PyTorch takes its exact GELU, which is
+the faster one there, and ours the approximation by tanh, which is the faster one here; the row
+"tanh" has that one on both sides.
 """
 
 from __future__ import annotations
@@ -22,12 +24,16 @@ from section4.transformers.gpt import GPTConfig, NumpyGPT
 from section4.transformers.torch_gpt import TorchGPT
 
 CONFIG = GPTConfig(vocabulary=65, context=64)
+LARGE = GPTConfig(vocabulary=65, context=256, layers=6, heads=6, width=384)
 BATCHES = (4, 12, 32)
+LARGE_BATCH, LARGE_ROUNDS = 4, 7
 LR, BETAS, DECAY = 1e-3, (0.9, 0.99), 0.1
 
 
-def numpy_step(x: np.ndarray, y: np.ndarray, workers: Workers) -> Callable[[], float]:
-    model = NumpyGPT(CONFIG, rng=np.random.default_rng(0))
+def numpy_step(
+    x: np.ndarray, y: np.ndarray, workers: Workers, config: GPTConfig = CONFIG
+) -> Callable[[], float]:
+    model = NumpyGPT(config, rng=np.random.default_rng(0))
     parameters = model.parameters()
     step = TrainingStep(
         model,
@@ -39,8 +45,10 @@ def numpy_step(x: np.ndarray, y: np.ndarray, workers: Workers) -> Callable[[], f
     return lambda: step(x, y)[0]
 
 
-def torch_step(x: np.ndarray, y: np.ndarray, gelu: str = "none") -> Callable[[], float]:
-    model = TorchGPT(CONFIG)
+def torch_step(
+    x: np.ndarray, y: np.ndarray, gelu: str = "none", config: GPTConfig = CONFIG
+) -> Callable[[], float]:
+    model = TorchGPT(config)
     for module in model.modules():
         if isinstance(module, nn.GELU):
             module.approximate = gelu
@@ -69,4 +77,7 @@ def run(threads: int) -> dict[str, Comparison]:
             table[f"batch {batch}"] = compare(numpy_step(x, y, workers), torch_step(x, y))
         x, y = x[:12], y[:12]
         table["batch 12, tanh"] = compare(numpy_step(x, y, workers), torch_step(x, y, "tanh"))
+        x, y = rng.integers(LARGE.vocabulary, size=(2, LARGE_BATCH, LARGE.context))
+        sides = numpy_step(x, y, workers, LARGE), torch_step(x, y, config=LARGE)
+        table[f"6 x 384, batch {LARGE_BATCH}"] = compare(*sides, rounds=LARGE_ROUNDS)
     return table

@@ -78,8 +78,10 @@ def highest(numbers: Sequence[float]) -> list[float]:
 
 
 def _reduced(numbers: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[float]:
-    if not dist.is_initialized():
+    if count() == 1:
         return list(numbers)
+    if not dist.is_initialized():
+        raise RuntimeError("the processes have not met yet: `join` comes first")
     place = "cuda" if dist.get_backend() == "nccl" else "cpu"  # `join` said which GPU
     table = torch.tensor(list(numbers), dtype=torch.float64, device=place)
     dist.all_reduce(table, how)

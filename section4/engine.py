@@ -28,6 +28,7 @@ DEVICES = ("cuda", "mps", "cpu")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 HOPELESS = 1.3  # times slower than the fastest after one step: not timed again
 ROUNDS = 3
+IGNORED = -100  # the class of what does not count, as PyTorch has it
 COMPILING_PAYS = 120.0  # seconds of training, below which compiling costs more than it saves
 
 
@@ -250,7 +251,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """Of a classifier with batches (x, y): softmax cross-entropy, and the share that is right.
 
     y are classes (N,), or shares of classes (N, K) as Mixup makes them; then right is who
-    finds the larger share. Of texts, scores (N, T, K) and y (N, T), every token counts alike.
+    finds the larger share. Of texts, scores (N, T, K) and y (N, T), every token counts alike;
+    where y is IGNORED it does not count.
     """
 
     def objective(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -260,7 +262,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
             scores, y = scores.flatten(0, 1), y.flatten()  # (N, T, K) -> (N T, K)
         loss = nn.functional.cross_entropy(scores, y, label_smoothing=label_smoothing)
         target = y if y.ndim == 1 else y.argmax(1)
-        return loss, (scores.detach().argmax(1) == target).float().mean()
+        right = (scores.detach().argmax(1) == target).sum()
+        return loss, right / (target != IGNORED).sum()
 
     return objective
 

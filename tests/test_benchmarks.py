@@ -38,6 +38,7 @@ def test_a_benchmark_writes_what_it_measured(
     monkeypatch.setattr(config, "RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["benchmarks", name])
     monkeypatch.setattr(conv, "CASES", conv.CASES[:2])
+    monkeypatch.setattr(gpt, "LARGE", gpt.CONFIG)
     assert benchmarks_main.main() == 0
     torch.set_num_threads(1)
     record = json.loads((tmp_path / "benchmarks" / f"{name}.json").read_text())

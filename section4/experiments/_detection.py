@@ -24,7 +24,7 @@ from section4.detection.scenes import Scenes, Style, compose
 from section4.detection.sliding_window import SlidingWindow
 from section4.detection.yolo import YOLO
 from section4.engine import PLAIN, Setting, seconds
-from section4.experiments._engine import choose, seeded
+from section4.experiments._engine import choose, find_device, seeded
 from section4.images import Batches, device_seed
 from section4.training import History, fit
 from utils.errors import UserError
@@ -145,6 +145,7 @@ def learn(run: Run, name: str, data: Pictures, folder: Path, bar: Progress) -> L
 
     folder: for checkpoints.
     """
+    find_device(run)  # where several processes meet
     budget = run.budget
     recipe = to_json(recipe_of(run))
     elsewhere = run.checkpoints_of(f"{name}_detection") / name

@@ -73,6 +73,7 @@ def find_or_make(run: Run, target: Photographs, folder: Path) -> Pretrained:
 
 def fetched(run: Run) -> bool:
     """Whether torchvision's weights are there, if need be after a download; says why not."""
+    find_device(run)  # where several processes meet
     path = pretrained.official_file()
     if distributed.rank() == 0 and not path.exists():
         if run.settings.mode == "quick" or run.settings.data == "embedded":

@@ -41,7 +41,8 @@ class MultiHeadAttention(Layer):
 
     Raises ValueError where D is not a multiple of H, x does not have D features, the mask does
     not fit, or there are no pairs of features to turn.
-    Source: Vaswani et al., Attention is all you need, arXiv:1706.03762, section 3.2.
+    Source: Vaswani et al., Attention is all you need, arXiv:1706.03762, section 3.2. Derivation:
+    report.tex, eq:attention-backward, eq:attention-row-sum.
     """
 
     def __init__(

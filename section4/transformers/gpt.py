@@ -40,6 +40,8 @@ class GPTConfig:
         context: the most tokens that it can look at.
         layers, heads, width: blocks, heads of each, and features D of a token.
         positions: one of POSITIONS.
+        causal: whether a token sees only itself and those before it, as to guess the next one
+            it must; else it sees all, as to fill in what is missing.
         tied: whether tokens are told apart at the end by the same vectors that they have at
             the beginning.
         dropout: see `TransformerBlock`; also on the sum of tokens and positions.
@@ -54,6 +56,7 @@ class GPTConfig:
     heads: int = 4
     width: int = 128
     positions: str = "learned"
+    causal: bool = True
     tied: bool = True
     dropout: float = 0.0
     padding: int | None = None
@@ -115,7 +118,13 @@ class NumpyGPT(Layer):
         rotary = c.positions == "rotary"
         self.blocks = [
             TransformerBlock(
-                c.width, c.heads, rng=rng, rotary=rotary, dropout=c.dropout, dtype=dtype
+                c.width,
+                c.heads,
+                rng=rng,
+                causal=c.causal,
+                rotary=rotary,
+                dropout=c.dropout,
+                dtype=dtype,
             )
             for _ in range(c.layers)
         ]

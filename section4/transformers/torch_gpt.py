@@ -48,14 +48,15 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """`MultiHeadAttention` of `section4.transformers.attention`, causal unless there is a mask.
+    """`MultiHeadAttention` of `section4.transformers.attention`.
 
-    mask: true where a key may be looked at; turns: cosines and sines (T, d/2) for `rotate`.
+    mask: true where a key may be looked at, which decides in place of `config.causal`; turns:
+    cosines and sines (T, d/2) for `rotate`.
     """
 
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.heads, self.p = config.heads, config.dropout
+        self.heads, self.p, self.causal = config.heads, config.dropout, config.causal
         self.qkv = nn.Linear(config.width, 3 * config.width)
         self.out = nn.Linear(config.width, config.width)
 
@@ -70,7 +71,8 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.extended(self, k, v)
         p = self.p if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, p, is_causal=mask is None)
+        causal = self.causal and mask is None
+        y = F.scaled_dot_product_attention(q, k, v, mask, p, is_causal=causal)
         return self.out(y.transpose(1, 2).reshape(n, t, width))  # (N, H, T, d) -> (N, T, D)
 
 
@@ -103,7 +105,8 @@ class TorchGPT(nn.Module):
     next ones.
 
     With a `cache` the tokens are those that come after the ones it has seen, and are added to it.
-    Raises ValueError for a text that does not fit into the context.
+    Raises ValueError for a text that does not fit into the context, and for a cache where tokens
+    see later ones: what they once took from others would no longer be right.
     """
 
     def __init__(self, config: GPTConfig):
@@ -126,6 +129,8 @@ class TorchGPT(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, cache: Cache | None = None) -> Tensor:
+        if cache is not None and not self.config.causal:
+            raise ValueError("a cache needs a causal model: here tokens see later ones")
         start = cache.length if cache else 0
         self.config.check_shape(tuple(x.shape), start)
         t = x.shape[1]
@@ -155,13 +160,15 @@ class TorchGPT(nn.Module):
     def mask(self, seen: Tensor, t: int) -> Tensor | None:
         """For the last t of the tokens (N, S): (t, S) or (N, 1, t, S), true where each may look.
 
-        None says the same as a triangle (T, T).
+        None says the same as a triangle (T, T), or, of a model that is not causal, a square.
         """
         size, padding = seen.shape[1], self.config.padding
         if padding is None and t == size:
             return None
-        causal = torch.ones(t, size, dtype=torch.bool, device=seen.device).tril(size - t)
-        return causal if padding is None else causal & (seen != padding)[:, None, None]
+        allowed = torch.ones(t, size, dtype=torch.bool, device=seen.device)
+        if self.config.causal:
+            allowed = allowed.tril(size - t)
+        return allowed if padding is None else allowed & (seen != padding)[:, None, None]
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

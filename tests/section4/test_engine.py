@@ -10,7 +10,15 @@ import torch
 from torch import nn
 
 from section4 import engine
-from section4.engine import PLAIN, Setting, choose, cross_entropy, find_device, settings
+from section4.engine import (
+    IGNORED,
+    PLAIN,
+    Setting,
+    choose,
+    cross_entropy,
+    find_device,
+    settings,
+)
 from section4.vision.resnet import thin_resnet
 
 CPU = torch.device("cpu")
@@ -225,6 +233,14 @@ def test_of_texts_every_token_counts_alike() -> None:
     loss, right = cross_entropy()(nn.Identity(), (x, y))
     torch.testing.assert_close(loss, nn.functional.cross_entropy(x.reshape(6, 5), y.reshape(6)))
     assert right == (x.argmax(-1) == y).float().mean()
+
+
+def test_what_is_ignored_does_not_count() -> None:
+    x, y = torch.randn(2, 3, 5), torch.tensor([[1, IGNORED, 4], [IGNORED, IGNORED, 0]])
+    loss, right = cross_entropy()(nn.Identity(), (x, y))
+    kept = y != IGNORED
+    torch.testing.assert_close(loss, nn.functional.cross_entropy(x[kept], y[kept]))
+    torch.testing.assert_close(right, (x[kept].argmax(1) == y[kept]).float().mean())
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])

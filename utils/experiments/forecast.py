@@ -22,7 +22,7 @@ THREADS = 2  # more of them would help the small networks of this course but lit
 SLICES, SLICE = 5, 0.08  # so many measurements of so many seconds
 
 
-def forecast(experiments: list[Experiment], mode: str, threads: int | None = None) -> str:
+def expected_time(experiments: list[Experiment], mode: str, threads: int | None = None) -> str:
     """What to expect of these experiments, in one sentence."""
     factor = slowness(threads)
     seconds = factor * sum(experiment.expected_seconds(mode) for experiment in experiments)

@@ -16,6 +16,7 @@ import config
 from utils.errors import UserError
 from utils.experiments import machine, results
 from utils.experiments.budget import Budget
+from utils.experiments.forecast import expected_time
 from utils.experiments.registry import Experiment
 from utils.experiments.results import Result
 from utils.experiments.run import Run, Settings
@@ -45,8 +46,11 @@ def run_all(
     settings: Settings,
     *,
     force: bool = False,
+    forecast: bool = False,
 ) -> int:
     """Run, save and draw each experiment, print a summary, and return the exit code.
+
+    With `forecast` it is said first how long that will take, by the times in `config.py`.
 
     An experiment that fails is recorded and the rest goes on. Results of a costlier mode
     are kept unless `force`; with `settings.resume` so is what was done with the same settings.
@@ -56,6 +60,8 @@ def run_all(
         experiments = in_several_processes(experiments)
     if machine.writes():
         check_writable(settings.results)
+        if forecast:
+            print(f"{expected_time(experiments, settings.mode, settings.threads)}\n", flush=True)
     outcomes: list[Outcome] = []
     interrupted = False
     try:

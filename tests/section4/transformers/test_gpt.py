@@ -33,12 +33,14 @@ KINDS = [
     for tied in (True, False)
 ]
 PADDED = dataclasses.replace(SMALL, padding=6)
+BOTH_WAYS = [dataclasses.replace(config, causal=False) for config in (SMALL, PADDED)]
 DROPPED = dataclasses.replace(SMALL, dropout=0.3)
 
 
 def name(config: GPTConfig) -> str:
     words = [config.positions, "tied" if config.tied else "untied"]
-    return "-".join(words + ["padding"] * (config.padding is not None))
+    words += ["padding"] * (config.padding is not None) + ["both ways"] * (not config.causal)
+    return "-".join(words)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -60,7 +62,7 @@ def tokens(*shape: int, seed: int = 2) -> np.ndarray:
 # --- gradients ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("config", [*KINDS, PADDED], ids=name)
+@pytest.mark.parametrize("config", [*KINDS, PADDED, *BOTH_WAYS], ids=name)
 @pytest.mark.parametrize("shape", [(3, 6), (2, 4), (1, 1)])
 def test_loss_and_all_gradients_match_torch(config: GPTConfig, shape: tuple[int, int]) -> None:
     model = gpt(config)
@@ -83,7 +85,7 @@ def test_loss_and_all_gradients_match_torch(config: GPTConfig, shape: tuple[int,
         assert_close(ours.grad, theirs.value, 1e-10, "gradient")
 
 
-@pytest.mark.parametrize("config", [*KINDS, PADDED, DROPPED], ids=name)
+@pytest.mark.parametrize("config", [*KINDS, PADDED, DROPPED, *BOTH_WAYS], ids=name)
 def test_gradients_match_centred_differences(config: GPTConfig) -> None:
     loss = SoftmaxCrossEntropy(ignore=config.padding)
     report = check_model(gpt(config), loss, tokens(2, 5), tokens(2, 5, seed=3), rng=rng(), sample=3)
@@ -107,7 +109,7 @@ def test_a_block_matches_that_of_torch() -> None:
     assert_matches_torch(layer, reference, rng(1).standard_normal((2, 5, 8)))
 
 
-@pytest.mark.parametrize("config", [*KINDS, PADDED], ids=name)
+@pytest.mark.parametrize("config", [*KINDS, PADDED, *BOTH_WAYS], ids=name)
 def test_a_gpt_keeps_the_contract_of_a_layer(config: GPTConfig) -> None:
     assert_layer_contract(lambda dtype: gpt(config, dtype), tokens(3, 5))
 

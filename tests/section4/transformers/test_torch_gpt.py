@@ -12,17 +12,18 @@ import torch
 from section4.engine import Setting, cross_entropy
 from section4.training import evaluate, fit
 from section4.transformers.gpt import POSITIONS, GPTConfig, NumpyGPT
-from section4.transformers.torch_gpt import TorchGPT, to_numpy, to_torch
+from section4.transformers.torch_gpt import Cache, TorchGPT, to_numpy, to_torch
 
 CONFIG = GPTConfig(vocabulary=7, context=6, layers=2, heads=2, width=8)
 X = torch.arange(24).reshape(4, 6) % 7
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_weights_go_there_and_back(positions: str, tied: bool, dtype: Any) -> None:
-    config = dataclasses.replace(CONFIG, positions=positions, tied=tied)
+def test_weights_go_there_and_back(positions: str, causal: bool, tied: bool, dtype: Any) -> None:
+    config = dataclasses.replace(CONFIG, positions=positions, causal=causal, tied=tied)
     model = NumpyGPT(config, rng=np.random.default_rng(0), dtype=dtype)
     for parameter in model.parameters():
         parameter.value += np.random.default_rng(1).standard_normal(parameter.value.shape)
@@ -65,3 +66,22 @@ def test_no_token_sees_a_later_one() -> None:
     changed[:, 4:] = (X[:, 4:] + 1) % 7
     assert torch.equal(model(X)[:, :4], model(changed)[:, :4])
     assert not torch.equal(model(X)[:, 4:], model(changed)[:, 4:])
+
+
+@pytest.mark.parametrize("padding", [None, 0])
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_read_both_ways_every_token_sees_all_but_padding(
+    padding: int | None, positions: str
+) -> None:
+    torch.manual_seed(0)
+    changes = {"padding": padding, "positions": positions, "causal": False}
+    model = TorchGPT(dataclasses.replace(CONFIG, **changes)).double()  # type: ignore[arg-type]
+    for place in range(6):
+        changed = torch.where(torch.arange(6) == place, 3, X[:1])
+        differs = (model(X[:1]) != model(changed)).any(-1)[0]
+        assert differs.all() == (X[0, place] != 3)
+    if padding is not None:
+        filled = torch.cat([X[1:2, :4], torch.zeros(1, 2, dtype=torch.long)], dim=1)
+        torch.testing.assert_close(model(filled)[:, :4], model(X[1:2, :4]))
+    with pytest.raises(ValueError, match="a cache needs a causal model"):
+        model(X, Cache())

@@ -410,7 +410,7 @@ def test_the_time_to_expect_is_that_of_config_times_how_slow_this_machine_is(
     expected = sum(experiment.expected_seconds("hybrid") for experiment in chosen)
     for factor, words in ((2.0, "2.0 times as long"), (0.5, "2.0 times as fast")):
         monkeypatch.setattr(forecast, "slowness", lambda threads, factor=factor: factor)
-        said = forecast.forecast(chosen, "hybrid")
+        said = forecast.expected_time(chosen, "hybrid")
         assert words in said and registry.duration(factor * expected) in said
 
 
