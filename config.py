@@ -39,6 +39,26 @@ SCENES = {  # of all experiments on detection, so that what one has trained anot
     "lr": (0.006, 0.003, 0.003), "side": 96,
     "folder": "",  # of annotated pictures, to take instead of scenes of digits
 }
+DIGITS = {  # of all experiments on GANs for images: what they learn, and who judges them
+    "samples": (1797, 60000, 60000), "held_out": (250, 1000, 5000), "judged": (250, 2000, 5000),
+    "judge_epochs": (10, 3, 10), "judge_batch_size": (32, 64, 64),
+}
+GANS = {  # of those in PyTorch, so that what one has trained another can use
+    **DIGITS, "steps": (120, 1250, 12000), "looks": (3, 5, 15), "batch_size": (32, 64, 64),
+    "noise": 32, "widths": ([16, 8], [32, 16], [64, 32]), "lr": (0.004, 0.002, 0.001),
+    "mean": (0.9, 0.995, 0.999),
+}
+TEXT = {  # of all experiments on the language model of `gpt`, for the same reason
+    "text": "",  # a file of one's own, to take instead of Shakespeare
+    "tokens": "characters", "vocabulary": 512,  # "bytes": pairs of them, so many tokens
+    "layers": (2, 4, 6), "heads": (2, 4, 6), "width": (64, 128, 192), "context": (32, 64, 128),
+    "dropout": (0.0, 0.0, 0.1), "batch_size": (16, 16, 32), "lr": (0.005, 0.003, 0.002),
+    "epochs": (4, 10, 20), "steps": (50, 200, 200),  # of an epoch
+    "layers_on_gpu": (2, 6, 6), "heads_on_gpu": (2, 6, 6), "width_on_gpu": (64, 384, 384),
+    "context_on_gpu": (32, 256, 256), "dropout_on_gpu": (0.0, 0.2, 0.2),
+    "batch_size_on_gpu": (16, 64, 64), "lr_on_gpu": (0.005, 0.001, 0.001),
+    "epochs_on_gpu": (4, 10, 20), "steps_on_gpu": (50, 250, 250),
+}
 BUDGETS: dict[int, dict[str, dict]] = {
     1: {
         "activation_functions": {
@@ -277,6 +297,65 @@ BUDGETS: dict[int, dict[str, dict]] = {
                 ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
                 ["sliding_window", "faster_rcnn", "yolo", "torchvision"],
             ),
+        },
+        "numpy_gan": {
+            "seconds": (6, 95, 500), **DIGITS,
+            "steps": (150, 12000, 60000), "point_steps": (300, 6000, 30000),
+            "checks": (6, 12, 30), "batch_size": 64, "lr": 0.0005,
+        },
+        "gan_2d": {
+            "seconds": (4, 135, 950),
+            "mixture": "grid", "seeds": (1, 1, 3), "steps": (100, 4500, 10000),
+            "checks": (5, 25, 50), "hidden": ([64, 64], [128, 128, 128], [128, 128, 128]),
+            "batch_size": (64, 128, 128), "lr": 0.004, "mean": (0.99, 0.998, 0.998),
+        },
+        "mode_collapse": {
+            "seconds": (4, 50, 280),
+            "mixture": "ring", "seeds": (2, 3, 5), "steps": (100, 1500, 5000),
+            "checks": (5, 25, 50), "hidden": ([32, 32], [64, 64], [64, 64]),
+            "batch_size": 64, "lr": 0.001, "mean": (0.99, 0.998, 0.998), "generator_lr": 10.0,
+        },
+        "gan_variants": {"seconds": (9, 240, 4500), **GANS, "seeds": (1, 3, 3)},
+        "latent_space": {"seconds": (4, 14, 60), **GANS, "compared": (100, 500, 2000)},
+        "conditional_gan": {"seconds": (4, 20, 330), **GANS},
+        "attention_from_scratch": {
+            "seconds": (4, 4, 6),
+            "seeds": (5, 20, 100), "sizes": [1, 4, 16, 64, 256, 1024], "places": 64,
+        },
+        "numpy_gpt": {
+            "seconds": (6, 150, 1000),
+            "seeds": (1, 1, 3), "text": "", "tokens": "characters", "vocabulary": 512,
+            "layers": (2, 4, 4), "heads": (2, 4, 4), "width": (64, 128, 128),
+            "context": (32, 64, 64), "dropout": 0.0, "batch_size": 12, "lr": (0.005, 0.003, 0.003),
+            "epochs": (3, 8, 10), "steps": (40, 250, 500),  # of an epoch
+            "written": 1000,  # tokens
+        },
+        "gpt": {"seconds": (5, 105, 2400), **TEXT, "written": (200, 500, 500)},
+        "masked_language_model": {
+            "seconds": (5, 85, 1500),
+            "text": "", "tokens": "characters", "vocabulary": 512,
+            "layers": (2, 2, 4), "heads": 4, "width": (32, 96, 128), "context": (32, 64, 64),
+            "dropout": 0.0, "batch_size": 32, "lr": (0.015, 0.006, 0.004),
+            "epochs": (2, 6, 20), "steps": (125, 250, 500),  # of an epoch
+            "layers_on_gpu": (2, 6, 6), "heads_on_gpu": (4, 6, 6), "width_on_gpu": (32, 384, 384),
+            "batch_size_on_gpu": (32, 64, 64), "lr_on_gpu": (0.015, 0.002, 0.002),
+        },
+        "attention_maps": {"seconds": (4, 9, 60), **TEXT, "texts": (8, 100, 300)},
+        "toy_tasks": {
+            "seconds": (5, 100, 3000),
+            "tasks": (["reverse", "sort"], ["reverse", "sort", "add", "add_reversed"],
+                      ["reverse", "sort", "add", "add_reversed"]),
+            "positions": (["learned", "rotary"], ["learned", "sinusoidal", "rotary"],
+                          ["learned", "sinusoidal", "rotary"]),
+            "positions_of_sums": (["learned"], ["learned"], ["learned", "sinusoidal", "rotary"]),
+            "seeds": (2, 3, 5), "layers": 2, "heads": 4, "width": (32, 48, 64),
+            "longest": (2, 4, 10), "longest_of_sums": (1, 2, 4), "tested": (50, 200, 500),
+            "batch_size": (32, 64, 64), "lr": 0.006, "epochs": (5, 10, 20), "steps": (20, 50, 125),
+        },
+        "sampling": {
+            "seconds": (3, 16, 120), **TEXT, "prompts": (8, 24, 100), "length": (100, 200, 400),
+            "temperatures": [0.3, 0.5, 0.7, 1.0, 1.3], "top_k": [2, 4, 8, 32],
+            "top_p": [0.5, 0.8, 0.9, 0.95],
         },
     },
 }

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from section2.schedules import Schedule
 from section4 import checkpoint, distributed
 from section4.engine import PLAIN, Batch, Setting, gpus, gradient_norm
 from section4.gans.losses import Game, gradient_penalty
@@ -38,6 +39,7 @@ def fit(
     seed: int,
     discriminator_steps: int = 1,
     setting: Setting = PLAIN,
+    schedule: Schedule | None = None,
     average: AveragedModel | None = None,
     measure: Measure[nn.Module] | None = None,
     on_epoch: Callable[[History], object] | None = None,
@@ -56,6 +58,8 @@ def fit(
         discriminator_steps: batches that the discriminator learns from before the generator
             takes one step; what is left over at the end of an epoch is the discriminator's.
         setting: where and in which precision (see `engine`).
+        schedule: the learning rate of both as a function of the number of batches, from 0; a
+            group of parameters with an item "scale" takes that multiple of it.
         average: `training.averaged(generator, ...)`, a running mean of the generator's weights:
             measured instead of the generator itself.
         measure: gives named numbers of the generator it is handed, in evaluation mode, after
@@ -79,6 +83,7 @@ def fit(
     if last is not None and distributed.of_first(resume and last.exists()):
         history = _restore(last, parts)
     step = _Step(generator, discriminator, game, optimizers, setting)
+    step.batches = len(history.discriminator_loss)
     judged = generator if average is None else average.module
     start = time.perf_counter() - sum(history.seconds[-1:])
     # PyTorch's own generator is what noise is drawn from; it is given back as it was.
@@ -89,6 +94,8 @@ def fit(
             discriminator.train()
             seen = _Seen(history)
             for number, batch in enumerate(data(epoch), 1):
+                if schedule is not None:
+                    step.set_rate(schedule(step.batches))
                 seen.add("discriminator_loss", *step.discriminate(batch))
                 if number % discriminator_steps == 0:
                     seen.add("generator_loss", step.generate(batch))
@@ -139,6 +146,12 @@ class _Step:
         self.generator, self.discriminator, self.game = generator, discriminator, game
         self.optimizers, self.setting = optimizers, setting
         self.scalers = setting.scaler(), setting.scaler()
+        self.batches = 0  # that the discriminator has learned from
+
+    def set_rate(self, rate: float) -> None:
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group.get("scale", 1.0)
 
     def discriminate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss, length of its gradient) of the discriminator."""
@@ -152,6 +165,7 @@ class _Step:
             share = torch.rand(len(x), device=x.device)
             penalty = gradient_penalty(lambda x: self.discriminator(x, y), x, fake.float(), share)
             loss = loss + self.game.penalty * penalty
+        self.batches += 1
         return loss.detach(), self.update(self.discriminator, 1, loss)
 
     def generate(self, batch: Batch) -> torch.Tensor:

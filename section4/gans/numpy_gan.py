@@ -36,6 +36,7 @@ from section1.sgd import Optimizer
 from section1.training import micro_batches, rows_at_once
 from section2.models import fully_connected_net
 from section2.optimizers import clip_gradient_norm
+from section2.schedules import Schedule
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
 from section3.conv_transpose import ConvTranspose2D
@@ -227,6 +228,7 @@ def fit(
     noise: int,
     epochs: int,
     rng: np.random.Generator,
+    schedule: Schedule | None = None,
     threads: int | None = None,
     measure: Measure[Layer] | None = None,
     on_epoch: Callable[[History], object] | None = None,
@@ -239,6 +241,7 @@ def fit(
         optimizers: of the generator's parameters and of the discriminator's.
         data: takes `rng` and yields the batches x (N, ...) of one epoch.
         noise: Z; the noise of every step is normal, (N, Z), drawn from `rng`.
+        schedule: the learning rate of both as a function of the step, from 0.
         threads: how many to use; all cores by default. They change no number.
         measure: gives named numbers of the generator, after every epoch.
         checkpoints: a folder for `last.npz`, after every epoch.
@@ -260,6 +263,9 @@ def fit(
         step = AdversarialStep(generator, discriminator, optimizers, workers)
         for _ in range(len(history.seconds), epochs):
             for x in data(rng):
+                if schedule is not None:
+                    for optimizer in optimizers:
+                        optimizer.lr = schedule(optimizer.steps)
                 first, second = rng.standard_normal((2, len(x), noise)).astype(dtype)
                 loss, length = step.discriminate(x, first)
                 history.add("discriminator_loss", loss)

@@ -82,6 +82,23 @@ def without_time(history: History) -> dict:
     return {name: series for name, series in vars(history).items() if name != "seconds"}
 
 
+def test_the_learning_rates_follow_the_schedule(tmp_path: Path) -> None:
+    """Both, by the number of batches, also where training goes on from a checkpoint."""
+    run = Run()
+    run.optimizers[0].param_groups[0]["scale"] = 3.0
+    asked = list[int]()
+
+    def schedule(step: int) -> float:
+        asked.append(step)
+        return 0.1 / (1 + step)
+
+    run.fit(1, schedule=schedule, discriminator_steps=2, checkpoints=tmp_path)
+    rates = [optimizer.param_groups[0]["lr"] for optimizer in run.optimizers]
+    assert rates == pytest.approx([0.3 / 4, 0.1 / 4])
+    Run().fit(2, schedule=schedule, discriminator_steps=2, checkpoints=tmp_path, resume=True)
+    assert asked == list(range(8))
+
+
 # --- what a step is -------------------------------------------------------------------------
 
 

@@ -171,6 +171,20 @@ def test_history_has_a_number_for_every_step() -> None:
     assert run.optimizers[0].steps == run.optimizers[1].steps == 15
 
 
+def test_the_learning_rates_follow_the_schedule(tmp_path: Path) -> None:
+    asked = list[int]()
+
+    def schedule(step: int) -> float:
+        asked.append(step)
+        return 0.1 / (1 + step)
+
+    run = Run()
+    run.fit(1, schedule=schedule, checkpoints=tmp_path)
+    assert [optimizer.lr for optimizer in run.optimizers] == [0.1 / 5] * 2
+    Run().fit(2, schedule=schedule, checkpoints=tmp_path, resume=True)
+    assert asked[::2] == asked[1::2] == list(range(10))  # for both, as many
+
+
 def test_any_number_of_threads_gives_the_same() -> None:
     results = []
     for threads in (1, 2, 3):
