@@ -40,8 +40,8 @@ def run(parsed: argparse.Namespace) -> int:
 
     # Only now what takes time to import.
     import torch
-
     from section4.experiments._text import load_model, newest_model
+
     from section4.images import device_seed
     from section4.transformers.generate import generate
 

@@ -110,10 +110,17 @@ class Handler(BaseHTTPRequestHandler):
             name, kind = FILES[path]
             return kind, (FOLDER / name).read_bytes()
         if path == "/network":
-            found: dict[str, Any] = {"about": self.server.about}
+            found = json.dumps({"about": self.server.about})
         else:
-            found = self.server.answer(drawing_of(self.body()))
-        return "application/json", json.dumps(found).encode()
+            found = self.answer_to(drawing_of(self.body()))
+        return "application/json", found.encode()
+
+    def answer_to(self, drawing: np.ndarray) -> str:
+        try:
+            return json.dumps(self.server.answer(drawing), allow_nan=False)
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise Refusal(500, f"the network could not answer ({reason[:200]})") from error
 
     def check_sender(self) -> None:
         host = self.headers.get("Host", "")

@@ -41,9 +41,13 @@ def fetch(
         (remote,) = source.remotes
         was_there = (root / remote.name).exists()
         archive = _retrieve(source, remote, root, timeout)
-        unpack(archive, root / source.folder, missing)
+        try:
+            unpack(archive, root / source.folder, missing)
+        except DataError:  # perhaps because another process has unpacked and removed it
+            if not all((root / source.folder / file).exists() for file in missing):
+                raise
         if not was_there:
-            archive.unlink()
+            archive.unlink(missing_ok=True)
         return
     for remote in source.remotes:
         if remote.name.removesuffix(".gz") in missing:
