@@ -16,7 +16,12 @@ def test_everything_runs_on_embedded_data(tmp_path: Path, monkeypatch: pytest.Mo
     words = ["--all", "--mode", "quick", "--data", "embedded", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["main.py", *words])
     assert main.main() == 0
+    memory = dict[str, float]()
     for experiment in registry.all_experiments():
         folder = tmp_path / f"section{experiment.section}" / experiment.name
-        assert results.load(folder).answer and list(folder.glob("*.png"))
+        result = results.load(folder)
+        assert result.answer and list(folder.glob("*.png"))
         assert not (folder / "failure.json").exists()
+        memory[experiment.name] = result.info["peak_memory_mb"] or 0
+    most = max(memory, key=lambda name: memory[name])
+    assert memory[most] < 3000, f"{most} took {memory[most]:.0f} MB"
