@@ -42,15 +42,16 @@ NUMPY = {
     "batchnorm_study": f"{IMAGES} --set batch_sizes=20,60 --set width=32 --lr 0.1",
     "dropout_study": f"{IMAGES} --set images=60 --set rates=0.0,0.5 --set width=32",
     "loss_landscape": f"{IMAGES} --set points=2 --set images=40 --set depth=2",
-    "cifar10_cnn": "--samples 80 --epochs 2 --batch-size 40 --set models=three_layer_cnn --lr 0.01",
+    "cifar10_cnn": "--samples 40 --epochs 3 --batch-size 20 --set models=three_layer_cnn --lr 0.01",
     "pooling_comparison": f"{IMAGES} --set images=20",
     "batchnorm_cnn": f"{ONE_SEED} --samples 80 --batch-size 40 --lr 0.1 --set convolutions=1",
-    "cifar100_mlp_vs_cnn": f"{ONE_SEED} --samples 120 --batch-size 60",
+    "cifar100_mlp_vs_cnn": f"{ONE_SEED} --samples 100 --batch-size 50 --set filters=4,8",
 }
 PYTORCH = {
-    "resnet_vs_plain": f"{ONE_SEED} --samples 40 --batch-size 12 --set depths=8,14",
+    "resnet_vs_plain": f"{ONE_SEED} --samples 24 --batch-size 12 --set depths=8,14 --set side=16"
+    " --set looked_at=2",
     "augmentation_study": "--set seeds=1 --epochs 1 --samples 20 --set width=4",
-    "cifar100_architectures": f"{ONE_SEED} --samples 40 --batch-size 12 --set width=4",
+    "cifar100_architectures": f"{ONE_SEED} --samples 24 --batch-size 12 --set width=4",
 }
 MACHINE = (
     "threads", "seconds", "peak_memory_mb", "finished", "versions", "code", "machine", "figures",
@@ -126,7 +127,7 @@ def test_pytorch_again_and_stopped_half_way(
     where = ("--device", "cpu", "--precision", "float32", "--threads", "1")
     words = (name, *PYTORCH[name].split(), *where)
     assert course(tmp_path / "whole", *words) == 0
-    stop_at(2)
+    stop_at(3)
     assert course(tmp_path / "again", *words) == 130
     assert course(tmp_path / "again", *words, "--resume") == 0
     assert_same_run(tmp_path / "whole", tmp_path / "again")
