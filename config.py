@@ -299,18 +299,18 @@ BUDGETS: dict[int, dict[str, dict]] = {
             ),
         },
         "numpy_gan": {
-            "seconds": (6, 95, 500), **DIGITS,
+            "seconds": (6, 105, 1100), **DIGITS,
             "steps": (150, 12000, 60000), "point_steps": (300, 6000, 30000),
             "checks": (6, 12, 30), "batch_size": 64, "lr": 0.0005,
         },
         "gan_2d": {
-            "seconds": (4, 135, 950),
+            "seconds": (5, 175, 1200),
             "mixture": "grid", "seeds": (1, 1, 3), "steps": (100, 4500, 10000),
             "checks": (5, 25, 50), "hidden": ([64, 64], [128, 128, 128], [128, 128, 128]),
             "batch_size": (64, 128, 128), "lr": 0.004, "mean": (0.99, 0.998, 0.998),
         },
         "mode_collapse": {
-            "seconds": (4, 50, 280),
+            "seconds": (5, 50, 300),
             "mixture": "ring", "seeds": (2, 3, 5), "steps": (100, 1500, 5000),
             "checks": (5, 25, 50), "hidden": ([32, 32], [64, 64], [64, 64]),
             "batch_size": 64, "lr": 0.001, "mean": (0.99, 0.998, 0.998), "generator_lr": 10.0,

@@ -25,10 +25,12 @@ from typing import NoReturn
 import config
 from utils.errors import UserError
 from utils.experiments import registry
-from utils.experiments.budget import budgets, parse
+from utils.experiments.budget import budgets, whole_number
 from utils.experiments.machine import complain, processes, writes
 from utils.experiments.registry import Experiment
 
+MOST_THREADS = 1024  # OpenMP ends the process where it cannot start as many as it is told to
+LONGEST = 1000  # characters of an error
 COMMANDS = ("draw", "report", "generate")  # `python main.py NAME ...`, each a file in commands/
 
 
@@ -137,7 +139,12 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
     budget = budgets(chosen, mode, changes(arguments))
     threads = config.THREADS
     if arguments.threads is not None:
-        threads = parse("--threads", arguments.threads, 1)
+        threads = whole_number("--threads", arguments.threads, 1)
+        if threads > MOST_THREADS:
+            raise UserError(f"--threads must be at most {MOST_THREADS}, got {threads}")
+    seed = config.SEED
+    if arguments.seed is not None:
+        seed = whole_number("--seed", arguments.seed, 0)
 
     # Only now what takes time to import.
     from utils.experiments import runner
@@ -145,7 +152,7 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
 
     settings = Settings(
         mode=mode,
-        seed=config.SEED if arguments.seed is None else parse_seed(arguments.seed),
+        seed=seed,
         data=arguments.data,
         results=Path(arguments.results),
         threads=threads,
@@ -159,18 +166,33 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
     return runner.run_all(chosen, budget, settings, force=arguments.force, forecast=usual)
 
 
-def parse_seed(text: str) -> int:
-    if not text.isdecimal():
-        raise UserError(f"--seed must be a whole number of at least 0, got {text}")
-    return int(text)
-
-
 def command(name: str, argv: list[str]) -> int:
     """Run `commands/NAME.py`: its `arguments(parser)`, then its `run(parsed)`; the exit code."""
     module = importlib.import_module(f"commands.{name}")
     p = Parser(prog=f"main.py {name}", description=module.__doc__, allow_abbrev=False)
     module.arguments(p)
-    return module.run(p.parse_args(argv))
+    parsed = p.parse_args(argv)
+    check_folder(parsed.results)
+    return module.run(parsed)
+
+
+def check_folder(name: str) -> None:
+    """Raise UserError for a name that no folder can have; "" would be the folder of this code."""
+    if not name:
+        raise UserError("--results is empty: give it the name of a folder")
+    try:
+        os.stat(name)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError) as error:
+        raise UserError(f"--results cannot be {name!r}: {error}") from error
+
+
+def one_line(error: UserError) -> str:
+    """Its words, without what a terminal would obey, and no more than can be read."""
+    printable = "".join(c if c.isprintable() else " " for c in str(error))
+    words = " ".join(printable.split())
+    return words if len(words) <= LONGEST else f"{words[:LONGEST]} ..."
 
 
 def run(argv: list[str]) -> int:
@@ -178,6 +200,7 @@ def run(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return command(argv[0], argv[1:])
     arguments = parser().parse_args(argv)
+    check_folder(arguments.results)
     try:
         mode = arguments.mode or config.mode()
     except ValueError as error:
@@ -207,7 +230,7 @@ def main() -> int:
         with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence):
             return run(sys.argv[1:])  # of several processes that torchrun started, one speaks
     except UserError as error:
-        complain(f"main.py: {error}")
+        complain(f"main.py: {one_line(error)}")
         return 2
     except KeyboardInterrupt:
         return 130

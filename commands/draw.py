@@ -30,8 +30,14 @@ def run(parsed: argparse.Namespace) -> int:
     if not (folder / "result.json").exists():
         raise UserError(f"{folder} has no trained CNN yet: python main.py mnist_cnn trains one")
     result = results.load(folder)
-    network = Network(load_trained(folder, result), result)
-    about = network.about()
+    try:
+        network = Network(load_trained(folder, result), result)
+        about = network.about()
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"{folder} is no result of mnist_cnn as it is now ({type(error).__name__}: {error}): "
+            "python main.py mnist_cnn trains it anew"
+        ) from error
     with Server(parsed.port, about, network.answer) as server:
         address = f"http://127.0.0.1:{server.port}/"
         print(f"{about}\nDraw a digit: {address} (Ctrl-C to end)", flush=True)

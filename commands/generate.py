@@ -8,7 +8,7 @@ from pathlib import Path
 
 import config
 from utils.errors import UserError
-from utils.experiments.budget import parse
+from utils.experiments.budget import parse, whole_number
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,15 +33,14 @@ def run(parsed: argparse.Namespace) -> int:
     temperature = parse("--temperature", parsed.temperature, 1.0)
     top_k = None if parsed.top_k is None else parse("--top-k", parsed.top_k, 1)
     top_p = None if parsed.top_p is None else parse("--top-p", parsed.top_p, 1.0)
-    if not parsed.seed.isdecimal():
-        raise UserError(f"--seed must be a whole number of at least 0, got {parsed.seed}")
+    seed = whole_number("--seed", parsed.seed, 0)
     if not parsed.prompt:
         raise UserError("--prompt is empty: give at least one character to go on with")
 
     # Only now what takes time to import.
     import torch
-    from section4.experiments._text import load_model, newest_model
 
+    from section4.experiments._text import load_model, newest_model
     from section4.images import device_seed
     from section4.transformers.generate import generate
 
@@ -49,7 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     model, tokenizer = load_model(path)
     try:
         prompt = torch.from_numpy(tokenizer.encode(parsed.prompt))[None]  # (1, T)
-        generator = torch.Generator().manual_seed(device_seed(int(parsed.seed)))
+        generator = torch.Generator().manual_seed(device_seed(seed))
         text = generate(
             model, prompt, count, temperature=temperature, top_k=top_k, top_p=top_p,
             generator=generator,

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,7 +21,6 @@ from section1.layer import Layer
 from section1.sgd import Optimizer
 
 FORMAT = 1
-DAMAGED = (zipfile.BadZipFile, OSError, EOFError, LookupError, ValueError, TypeError)
 
 
 def save(
@@ -81,8 +79,9 @@ def load(
     """
     saved, facts = _read(path)
     for what, now in _kind(model, optimizer, rng).items():
-        if facts[what] != now:
-            raise ValueError(f"{path} is a checkpoint of another {what}: {facts[what]}, here {now}")
+        if facts.get(what) != now:
+            then = facts.get(what)
+            raise ValueError(f"{path} is a checkpoint of another {what}: {then}, here {now}")
     arrays = _arrays(model, optimizer)
     if saved.keys() != arrays.keys():
         raise ValueError(f"{path} is a checkpoint of another model: {_difference(saved, arrays)}")
@@ -93,11 +92,17 @@ def load(
                 f"{path} is a checkpoint of another model: {name} is {then}, here {now}"
             )
 
+    try:
+        steps, lr, history = int(facts["steps"]), float(facts["lr"]), dict(facts["history"])
+        type(rng.bit_generator)().state = state = _with_arrays(facts["random state"])
+    except Exception as error:
+        raise ValueError(f"{path} is a checkpoint with a fault: {error}") from error
+
     for name, array in arrays.items():
         array[...] = saved[name]
-    optimizer.steps, optimizer.lr = facts["steps"], facts["lr"]
-    rng.bit_generator.state = _with_arrays(facts["random state"])
-    return facts["history"]
+    optimizer.steps, optimizer.lr = steps, lr
+    rng.bit_generator.state = state
+    return history
 
 
 def _arrays(model: Layer, optimizer: Optimizer) -> dict[str, np.ndarray]:
@@ -120,14 +125,17 @@ def _kind(model: Layer, optimizer: Optimizer, rng: np.random.Generator) -> dict[
 def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            saved = {name: archive[name] for name in archive.files}
+            if sum(part.file_size for part in archive.zip.infolist()) > path.stat().st_size:
+                raise ValueError("its arrays are larger than the file")  # they would be packed
+            saved = {name: np.asarray(archive[name]) for name in archive.files}
         facts = json.loads(str(saved.pop("facts")))
         if facts["format"] == FORMAT:
             return saved, facts
     except FileNotFoundError:
         raise
-    except DAMAGED as error:
-        raise ValueError(f"{path} is not a checkpoint, or one cut short: {error}") from error
+    except Exception as error:  # a damaged file can lead a reader anywhere
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is not a checkpoint, or one cut short: {reason}") from error
     raise ValueError(f"{path} is a checkpoint of format {facts['format']}, not {FORMAT}")
 
 

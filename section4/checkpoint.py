@@ -27,8 +27,14 @@ def save(path: Path, content: dict[str, Any]) -> None:
 
 
 def check_sums(path: Path) -> None:
-    """Raise ValueError where a part of a file is damaged: `torch.load` itself does not look."""
+    """Raise ValueError where a part of a file is damaged: `torch.load` itself does not look.
+
+    Or where the parts, packed or one over the other, are larger than the file: nothing here writes
+    such a file, and a small one could fill the memory.
+    """
     with zipfile.ZipFile(path) as archive:
+        if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
         if damaged := archive.testzip():
             raise ValueError(f"{damaged} is damaged")
 
@@ -47,7 +53,7 @@ def load(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:  # its own words say how to read the file all the same
         raise ValueError(f"{path} holds more than tensors and plain values: refused") from error
     except Exception as error:  # a damaged file can lead an unpickler anywhere
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{path} is not a checkpoint that can be read: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} is not a checkpoint of format {FORMAT}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,21 @@ from utils.experiments.progress import Progress
 from utils.experiments.results import Result
 
 torch.set_num_threads(1)  # for arrays as small as here, more would only wait for each other
+COUNTS = ("faults injected", "inputs tried")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests in tests/faults counted, added up. Here, for xdist reads no other file."""
+    totals = Counter(dict.fromkeys((*COUNTS, "failures"), 0))
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            if "tests/faults/" in report.nodeid and report.when == "call":
+                for name, number in report.user_properties:
+                    totals[name] += number if name in COUNTS else 0
+                totals["failures"] += outcome == "failed"
+    if any(totals.values()):
+        told = ", ".join(f"{name} {number:,}" for name, number in totals.items())
+        terminalreporter.write_line(f"tests/faults: {told}")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from section1.mlp import MLP
 from section1.sgd import SGD
 from section1.training import evaluate, predict
 from utils.data import toy
+from utils.experiments.budget import whole_number
 from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -30,7 +31,8 @@ SOLVED = 0.95  # test accuracy
 
 def hidden_layers(shape: str) -> list[int]:
     """The widths that a word such as "32-32" stands for; "0" is a linear model."""
-    return [int(width) for width in shape.split("-") if int(width)]
+    widths = [whole_number("a width in shapes", width, 0) for width in shape.split("-")]
+    return [width for width in widths if width]
 
 
 def label(shape: str) -> str:

@@ -1,22 +1,25 @@
-"""The counts at the end: `record_property("faults injected", 3)` in any test adds to them."""
+"""How many faults to plant, and how they are counted."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Callable
 
 import pytest
 
-KINDS = ("faults injected", "inputs tried")
+from tests.faults import TIMES
+from tests.utils.experiments.conftest import course as course
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    stats = terminalreporter.stats
-    counts: Counter[str] = Counter(dict.fromkeys((*KINDS, "failures"), 0))
-    for outcome in ("passed", "failed"):
-        for report in stats.get(outcome, []):
-            if "tests/faults/" in report.nodeid and report.when == "call":
-                counts.update({k: n for k, n in report.user_properties if k in KINDS})
-                counts["failures"] += outcome == "failed"
-    if sum(counts.values()):
-        terminalreporter.write_sep("-", ", ".join(f"{k} {n:,}" for k, n in counts.items()))
+@pytest.fixture(scope="session")
+def times() -> int:
+    """How many times as many faults as in a run of all tests."""
+    return TIMES
+
+
+@pytest.fixture
+def count(record_property: Callable[[str, object], None]) -> Callable[[str, int], None]:
+    """`count("inputs tried", 300)`: it is added up over all tests, and told in the end.
+
+    The names are those of COUNTS in tests/conftest.py.
+    """
+    return record_property

@@ -7,6 +7,10 @@ this reader lets a pickle name four functions and gives it harmless ones of that
 they only note down what an array would have been made of. NumPy itself makes the array
 afterwards, from bytes whose length was checked.
 
+Harmless calls can still be too many: a few bytes double a nested tuple, another few copy a text
+of a megabyte. So the instructions and the copied bytes are counted, and keys must be words (the
+hash of a tuple takes time, and stack, for all that is nested in it).
+
 The machine is Python's own, in its version written in Python: the one in C reserves as
 much memory as a damaged file asks for, gigabytes from one flipped bit.
 
@@ -29,6 +33,8 @@ from utils.data.errors import DataError, damaged
 
 PIXELS = 3 * 32 * 32  # a row is the red plane, then green, then blue, each 32 x 32
 MAX_BYTES = 2**29  # the largest real file, CIFAR-100's training set, has 155 MB
+MAX_INSTRUCTIONS = 2_000_000  # names and labels of 50,000 images take at most 350,000
+UNUSED = b"".join((pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET))
 
 
 class _ArrayNote:
@@ -71,15 +77,28 @@ def _note_dtype(code: Any, *_flags: Any) -> _DtypeNote:
     return note
 
 
-def _encode(text: Any, encoding: Any) -> bytes:
-    """In place of `codecs.encode`: how Python 3 writes bytes into a pickle of protocol 2."""
-    if encoding not in ("latin1", b"latin1"):
-        raise pickle.UnpicklingError(f"the text encoding {encoding!r}")
-    return text.encode("latin1")
+class _Words(dict):
+    """In place of a dict: its keys are words."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not isinstance(key, (str, bytes)):
+            raise pickle.UnpicklingError("a key that is no word")
+        super().__setitem__(key, value)
+
+
+class _Instructions(dict):
+    """What to do for each instruction, told to at most so many."""
+
+    left = MAX_INSTRUCTIONS
+
+    def __getitem__(self, instruction: int) -> Any:
+        self.left -= 1
+        if self.left < 0:
+            raise pickle.UnpicklingError(f"more than {MAX_INSTRUCTIONS} instructions")
+        return super().__getitem__(instruction)
 
 
 _PERMITTED: dict[tuple[str, str], Any] = {
-    ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _note_dtype,
     ("numpy", "ndarray"): "ndarray",  # only ever an argument of _reconstruct
     ("numpy.core.multiarray", "_reconstruct"): _note_array,  # NumPy 1
@@ -89,21 +108,52 @@ _PERMITTED: dict[tuple[str, str], Any] = {
 }
 
 
-class _SafeUnpickler(pickle._Unpickler):
+_Unpickler: Any = pickle._Unpickler  # of which type checkers do not know the half
+
+
+class _SafeUnpickler(_Unpickler):
     """Python's unpickler, which knows the functions above and no others."""
 
-    # A bytearray would be reserved at the length that the file claims; read as bytes, it
-    # gets only what is there.
-    dispatch = {
-        **pickle._Unpickler.dispatch,
-        pickle.BYTEARRAY8[0]: pickle._Unpickler.dispatch[pickle.BINBYTES8[0]],
-    }
+    def __init__(self, content: bytes) -> None:
+        super().__init__(io.BytesIO(content), encoding="bytes")
+        self.dispatch = _Instructions(self.dispatch)
+        self.copies = len(content)  # bytes that may yet be copied
+
+    def encode(self, text: Any, encoding: Any) -> bytes:
+        """In place of `codecs.encode`: how Python 3 writes bytes into a pickle of protocol 2."""
+        if encoding not in ("latin1", b"latin1"):
+            raise pickle.UnpicklingError("another text encoding than latin1")
+        self.copies -= len(text)
+        if self.copies < 0:
+            raise pickle.UnpicklingError("more text than the file has bytes")
+        return text.encode("latin1")
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self.encode
         try:
             return _PERMITTED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"a call of {module}.{name}") from None
+
+    def load_empty_dictionary(self) -> None:
+        self.append(_Words())
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        words = _Words()
+        for key, value in zip(items[::2], items[1::2]):
+            words[key] = value
+        self.append(words)
+
+    # A bytearray would be reserved at the length that the file claims; read as bytes, it
+    # gets only what is there.
+    dispatch = {
+        **{code: step for code, step in _Unpickler.dispatch.items() if code not in UNUSED},
+        pickle.BYTEARRAY8[0]: _Unpickler.dispatch[pickle.BINBYTES8[0]],
+        pickle.EMPTY_DICT[0]: load_empty_dictionary,
+        pickle.DICT[0]: load_dict,
+    }
 
 
 def read_batch(path: Path, label_key: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -159,7 +209,7 @@ def _read_dict(path: Path) -> dict[str, Any]:
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise damaged(path, f"{size} bytes", f"at most {MAX_BYTES}")
-    content = _SafeUnpickler(io.BytesIO(path.read_bytes()), encoding="bytes").load()
+    content = _SafeUnpickler(path.read_bytes()).load()
     return {_text(key): value for key, value in content.items()}
 
 

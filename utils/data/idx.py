@@ -40,7 +40,7 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
             shape = _shape(path, header, ndim)
             size = math.prod(shape)
             body = file.read(size + 1)  # one byte more, to see a file that is too long
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, MemoryError) as error:
         kind = "a gzipped IDX file" if packed else "an IDX file"
         raise damaged(path, f"something unreadable ({error})", kind) from error
     if len(body) != size:

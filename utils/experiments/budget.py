@@ -39,9 +39,7 @@ def parse(name: str, text: str, like: Any) -> Any:
             raise UserError(f"{name} must be true or false, got {text!r}")
         return answers[text.lower()]
     if isinstance(like, int):
-        if not text.lstrip("+").isdecimal() or int(text) < 1:
-            raise UserError(f"{name} must be a whole number of at least 1, got {text}")
-        return int(text)
+        return whole_number(name, text, 1)
     if isinstance(like, float):
         try:
             number = float(text)
@@ -52,6 +50,17 @@ def parse(name: str, text: str, like: Any) -> Any:
             raise UserError(f"{name} must be a number {least}, got {text}")
         return number
     return text
+
+
+def whole_number(name: str, text: str, least: int) -> int:
+    """`text` as a whole number. Raises UserError unless it is at least `least`, and below 2^63."""
+    digits = text.removeprefix("+")
+    number = int(digits[:20]) if digits.isdecimal() else -1
+    if number < least:
+        raise UserError(f"{name} must be a whole number of at least {least}, got {text}")
+    if number >= 2**63:
+        raise UserError(f"{name} must be a whole number below 2^63, got {text}")
+    return number
 
 
 def budgets(

@@ -12,8 +12,8 @@ import io
 import json
 import math
 import os
+import reprlib
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from utils.errors import UserError
+
+MOST_BYTES = 2**30  # of arrays; a small file can unpack to what fills the memory
 
 
 @dataclass
@@ -156,21 +158,66 @@ def load(folder: Path) -> Result:
             raw = (folder / "arrays.npz").read_bytes()
             if hashlib.sha256(raw).hexdigest() != stamp:
                 raise ValueError("arrays.npz is of another run")
-            with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-                record["arrays"] = {name: file[name] for name in names}
-        record["metrics"] = {k: math.nan if v is None else v for k, v in record["metrics"].items()}
+            record["arrays"] = _unpacked(raw, names)
+        record["metrics"] = {name: _number(value) for name, value in record["metrics"].items()}
         record["curves"] = {k: _curve(v) for k, v in record["curves"].items()}
-        record["tables"] = {k: Table(**v) for k, v in record["tables"].items()}
+        record["tables"] = {k: _table(v) for k, v in record["tables"].items()}
+        _check_words([record["answer"], record["headline"]])
+        _check_info(record["info"])
         return Result(**record)
     except FileNotFoundError as error:
         raise UserError(f"there is no result in {folder}: run the experiment first") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} cannot be read ({error}): run the experiment again") from error
+    except Exception as error:  # a damaged file can lead a reader anywhere
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UserError(f"{path} cannot be read ({reason}): run the experiment again") from error
+
+
+def _unpacked(raw: bytes, shapes: dict[str, list[int]]) -> dict[str, np.ndarray]:
+    with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+        if sum(member.file_size for member in file.zip.infolist()) > MOST_BYTES:
+            raise ValueError(f"arrays.npz holds more than {MOST_BYTES} bytes")
+        arrays = {name: file[name] for name in shapes}
+    if {name: list(array.shape) for name, array in arrays.items()} != shapes:
+        raise ValueError("arrays.npz has other shapes than result.json says")
+    return arrays
+
+
+def _number(value: Any) -> float:
+    """A number; what JSON has no number for was written as null."""
+    if value is None:
+        return math.nan
+    if type(value) not in (int, float):
+        raise TypeError(f"{reprlib.repr(value)} is not a number")
+    float(value)  # OverflowError for a whole number beyond all floats
+    return value
+
+
+def _check_words(values: Sequence[Any]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise TypeError(f"{reprlib.repr(value)} is no text")
 
 
 def _curve(record: dict[str, Any]) -> Curve:
-    def numbers(values: list[float | None]) -> list[float]:
-        return [math.nan if value is None else value for value in values]
+    x, y, std = (record[key] and [_number(value) for value in record[key]]
+                 for key in ("x", "y", "std"))  # fmt: skip
+    if not len(x) == len(y) == len(y if std is None else std):
+        raise ValueError("a curve's x, y and std have different lengths")
+    _check_words([record["x_label"], record["y_label"]])
+    return Curve(**{**record, "x": x, "y": y, "std": std, "n": int(record["n"])})
 
-    std = None if record["std"] is None else numbers(record["std"])
-    return Curve(**{**record, "x": numbers(record["x"]), "y": numbers(record["y"]), "std": std})
+
+def _table(record: dict[str, Any]) -> Table:
+    table = Table(**record)
+    _check_words(table.columns)
+    if any(len(row) != len(table.columns) for row in table.rows):
+        raise ValueError("a table's row has more or fewer cells than there are columns")
+    return table
+
+
+def _check_info(info: dict[str, Any]) -> None:
+    """Raise an error where what is read of every result is missing or of a wrong type."""
+    if math.isnan(_number(info["seconds"])):
+        raise ValueError("the time it took is missing")
+    _check_words([info["settings"]["mode"], *info.get("figures", [])])
+    _check_words([used["description"] for used in info["data"].values()])

@@ -213,19 +213,28 @@ def failure(run: Run, error: Exception) -> Outcome:
 
 
 def replot(experiments: list[Experiment], settings: Settings) -> int:
-    """Draw the figures again from saved results, without computing anything."""
-    found = 0
+    """Draw the figures again from saved results, without computing anything; the exit code.
+
+    Where one cannot be drawn, the rest goes on.
+    """
+    found, code = 0, OK
     for experiment in experiments:
         folder = settings.folder(experiment)
         if not (folder / "result.json").exists():
             continue
-        draw(experiment, results.load(folder), folder)
         found += 1
-        print(f"drew {folder}")
+        try:
+            draw(experiment, results.load(folder), folder)
+            print(f"drew {folder}")
+        except UserError:
+            raise
+        except Exception as error:
+            code = FAILED
+            print(f"FAILED to draw {folder}: {type(error).__name__}: {error} (a new run says more)")
     if not found:
         raise UserError(f"there are no results of these experiments in {settings.results} to draw")
     publish(settings)
-    return OK
+    return code
 
 
 def publish(settings: Settings) -> None:
