@@ -330,9 +330,9 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "epochs": (3, 8, 10), "steps": (40, 250, 500),  # of an epoch
             "written": 1000,  # tokens
         },
-        "gpt": {"seconds": (5, 105, 2400), **TEXT, "written": (200, 500, 500)},
+        "gpt": {"seconds": (5, 90, 2400), **TEXT, "written": (200, 500, 500)},
         "masked_language_model": {
-            "seconds": (5, 85, 1500),
+            "seconds": (5, 55, 1500),
             "text": "", "tokens": "characters", "vocabulary": 512,
             "layers": (2, 2, 4), "heads": 4, "width": (32, 96, 128), "context": (32, 64, 64),
             "dropout": 0.0, "batch_size": 32, "lr": (0.015, 0.006, 0.004),
@@ -342,7 +342,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
         },
         "attention_maps": {"seconds": (4, 9, 60), **TEXT, "texts": (8, 100, 300)},
         "toy_tasks": {
-            "seconds": (5, 100, 3000),
+            "seconds": (5, 80, 3000),
             "tasks": (["reverse", "sort"], ["reverse", "sort", "add", "add_reversed"],
                       ["reverse", "sort", "add", "add_reversed"]),
             "positions": (["learned", "rotary"], ["learned", "sinusoidal", "rotary"],
@@ -353,7 +353,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "batch_size": (32, 64, 64), "lr": 0.006, "epochs": (5, 10, 20), "steps": (20, 50, 125),
         },
         "sampling": {
-            "seconds": (3, 16, 120), **TEXT, "prompts": (8, 24, 100), "length": (100, 200, 400),
+            "seconds": (3, 9, 120), **TEXT, "prompts": (8, 24, 100), "length": (100, 200, 400),
             "temperatures": [0.3, 0.5, 0.7, 1.0, 1.3], "top_k": [2, 4, 8, 32],
             "top_p": [0.5, 0.8, 0.9, 0.95],
         },
