@@ -65,7 +65,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.replace(part, path)
     except BaseException:
-        os.unlink(part)
+        Path(part).unlink(missing_ok=True)  # renamed already, where Ctrl-C came right after
         raise
 
 

@@ -14,6 +14,7 @@ import math
 import os
 import reprlib
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +25,14 @@ import numpy as np
 from utils.errors import UserError
 
 MOST_BYTES = 2**30  # of arrays; a small file can unpack to what fills the memory
+
+# Temporary files, which a writer that was killed has left: where only runs write, and elsewhere.
+OF_RUNS = ("section[0-9]/**/.*.????????.tmp", "section[0-9]/**/*????????.part")
+OF_OTHERS = tuple(
+    f"{place}.????????.tmp"
+    for place in (".index.html", ".report.pdf", "..writable", "report/.*", "benchmarks/.*")
+)
+ABANDONED = 60.0  # seconds: no writer leaves a file alone for so long
 
 
 @dataclass
@@ -105,6 +114,23 @@ def write_files(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
 
 def write_file(path: Path, content: bytes) -> None:
     write_files({path: lambda file: file.write(content)})
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that killed writers have left in a results folder.
+
+    The caller holds its lock, so no run goes on whose files they could be; what `main.py report`
+    and the benchmarks write, who hold none, must have been left alone for a while.
+    """
+    stale = {path for pattern in OF_RUNS for path in folder.glob(pattern)}
+    for path in {path for pattern in OF_OTHERS for path in folder.glob(pattern)}:
+        try:
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                stale.add(path)
+        except FileNotFoundError:  # its writer has just ended
+            continue
+    for path in stale:
+        path.unlink(missing_ok=True)
 
 
 def to_json(content: Any) -> bytes:

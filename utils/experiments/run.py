@@ -91,19 +91,26 @@ class Run:
     def resumable(self) -> Iterator[Path]:
         """A folder for checkpoints: new or, with --resume, that of a stopped run like this one.
 
-        What decides the numbers lies in `unfinished.json` until the run is done. So what was
-        stopped goes on from its last epoch, with the same numbers as if it had not been; what was
-        finished starts anew, and until then its weights are there to be used.
+        What decides the numbers lies in `unfinished.json` until the run is done, and then in
+        `finished.json`. So what was stopped goes on from its last epoch, with the same numbers as
+        if it had not been, also where it was stopped between training and saving the result. What
+        was finished starts anew without --resume, and until then its weights are there to be used.
         """
         folder = self.checkpoints_of(self.experiment.name)
-        stamp, identity = folder / "unfinished.json", to_json(self.identity())
-        stopped = stamp.is_file() and stamp.read_bytes() == identity
-        if writes() and not (self.settings.resume and stopped):
-            shutil.rmtree(folder, ignore_errors=True)
-            write_file(stamp, identity)
+        unfinished, finished = folder / "unfinished.json", folder / "finished.json"
+        identity = to_json(self.identity())
+        stamps = [stamp for stamp in (unfinished, finished) if stamp.is_file()]
+        known = any(stamp.read_bytes() == identity for stamp in stamps)
+        if writes():
+            if not (self.settings.resume and known):
+                for stamp in stamps:  # first: a folder half deleted is not to be gone on with
+                    stamp.unlink()
+                shutil.rmtree(folder, ignore_errors=True)
+            write_file(unfinished, identity)
         yield folder
         if writes():
-            stamp.unlink()
+            write_file(finished, identity)
+            unfinished.unlink(missing_ok=True)
 
     def load(self, name: str) -> Any:
         """The data set `name` by the policy of this run; it is noted in the result.

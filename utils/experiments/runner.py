@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import textwrap
 import time
@@ -14,7 +15,7 @@ from threadpoolctl import threadpool_limits
 
 import config
 from utils.errors import UserError
-from utils.experiments import machine, results
+from utils.experiments import lock, machine, results
 from utils.experiments.budget import Budget
 from utils.experiments.forecast import expected_time
 from utils.experiments.registry import Experiment
@@ -22,6 +23,7 @@ from utils.experiments.results import Result
 from utils.experiments.run import Run, Settings
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, or not to be written to
 MEANING = {
     "quick": "to see that everything works",
     "hybrid": "real data, several seeds: the numbers to learn from",
@@ -54,14 +56,23 @@ def run_all(
 
     An experiment that fails is recorded and the rest goes on. Results of a costlier mode
     are kept unless `force`; with `settings.resume` so is what was done with the same settings.
-    Raises UserError where the results folder cannot be written to.
+    Raises UserError where the results folder cannot be written to, or another run writes to it.
     """
     if machine.processes() > 1:
         experiments = in_several_processes(experiments)
-    if machine.writes():
+    if not machine.writes():
+        return run_each(experiments, budgets, settings, force)
+    with lock.held(settings.results):
         check_writable(settings.results)
+        results.sweep(settings.results)
         if forecast:
             print(f"{expected_time(experiments, settings.mode, settings.threads)}\n", flush=True)
+        return run_each(experiments, budgets, settings, force)
+
+
+def run_each(
+    experiments: list[Experiment], budgets: dict[str, Budget], settings: Settings, force: bool
+) -> int:
     outcomes: list[Outcome] = []
     interrupted = False
     try:
@@ -109,11 +120,13 @@ def kept(run: Run) -> Outcome | None:
     except UserError:
         return None
     if run.settings.resume and saved.info.get("settings") == run.identity():
-        if machine.writes() and not all(
-            (folder / name).exists() for name in saved.info.get("figures", ["none yet"])
-        ):
-            draw(run.experiment, saved, folder)
-        return Outcome(run.experiment, saved, note="done before with the same settings: kept")
+        figures = saved.info.get("figures", ["none yet"])
+        note = "done before with the same settings: kept"
+        if machine.writes():
+            (folder / "failure.json").unlink(missing_ok=True)
+            if not all((folder / name).exists() for name in figures):
+                return drawn(run, saved, note)
+        return Outcome(run.experiment, saved, note=note)
     mode = saved.info.get("settings", {}).get("mode")
     if mode in config.MODES and config.MODES.index(mode) > config.MODES.index(run.settings.mode):
         note = f"kept the result of mode {mode.upper()}; --force replaces it"
@@ -127,18 +140,34 @@ def attempt(run: Run) -> Outcome:
     try:
         result = compute(run)
     except Exception as error:
+        refuse_full_disk(error)
         return failure(run, error)
     if not machine.writes():
         return Outcome(run.experiment, result, note=result.answer)
     results.save(result, folder)  # a disk that is full ends the whole call, with one sentence
     (folder / "failure.json").unlink(missing_ok=True)
+    return drawn(run, result, result.answer)
+
+
+def drawn(run: Run, result: Result, note: str) -> Outcome:
+    """Draw a saved result; an error in that is recorded as one in computing it is."""
     try:
-        draw(run.experiment, result, folder)
+        draw(run.experiment, result, run.settings.folder(run.experiment))
     except UserError:
         raise
     except Exception as error:
         return failure(run, error)
-    return Outcome(run.experiment, result, note=result.answer)
+    return Outcome(run.experiment, result, note=note)
+
+
+def refuse_full_disk(error: Exception) -> None:
+    """Raise UserError where the disk was to blame: all other experiments would fail as well."""
+    cause = error.__cause__ or error
+    if isinstance(cause, OSError) and cause.errno in DISK:
+        raise UserError(
+            f"the disk takes no more ({cause.strerror}); what was done before is kept: make room, "
+            "and go on with the same command and --resume"
+        ) from error
 
 
 def compute(run: Run) -> Result:
@@ -217,23 +246,22 @@ def replot(experiments: list[Experiment], settings: Settings) -> int:
 
     Where one cannot be drawn, the rest goes on.
     """
-    found, code = 0, OK
-    for experiment in experiments:
-        folder = settings.folder(experiment)
-        if not (folder / "result.json").exists():
-            continue
-        found += 1
-        try:
-            draw(experiment, results.load(folder), folder)
-            print(f"drew {folder}")
-        except UserError:
-            raise
-        except Exception as error:
-            code = FAILED
-            print(f"FAILED to draw {folder}: {type(error).__name__}: {error} (a new run says more)")
-    if not found:
+    folders = {experiment: settings.folder(experiment) for experiment in experiments}
+    saved = {e: folder for e, folder in folders.items() if (folder / "result.json").exists()}
+    if not saved:
         raise UserError(f"there are no results of these experiments in {settings.results} to draw")
-    publish(settings)
+    code = OK
+    with lock.held(settings.results):
+        for experiment, folder in saved.items():
+            try:
+                draw(experiment, results.load(folder), folder)
+                print(f"drew {folder}")
+            except UserError:
+                raise
+            except Exception as error:
+                code, said = FAILED, f"{type(error).__name__}: {error}"
+                print(f"FAILED to draw {folder}: {said} (a new run says more)")
+        publish(settings)
     return code
 
 
