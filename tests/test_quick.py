@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,24 @@ import pytest
 import main
 from utils.experiments import registry, results
 
+ALL = registry.all_experiments()
+FIRST = ("activation_functions", "cnn_gradient_checking", "resnet18_cifar10",
+         "sliding_window_detection", "numpy_gan", "attention_from_scratch")  # fmt: skip
+STARTS = [[experiment.name for experiment in ALL].index(name) for name in FIRST]
+PARTS = [ALL[start:end] for start, end in pairwise([*STARTS, len(ALL)])]  # for several processes
+
 
 @pytest.mark.slow
-def test_everything_runs_on_embedded_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    words = ["--all", "--mode", "quick", "--data", "embedded", "--results", str(tmp_path)]
+@pytest.mark.parametrize("part", PARTS, ids=FIRST)
+def test_everything_runs_on_embedded_data(
+    part: list[registry.Experiment], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [experiment.name for experiment in part]
+    words += ["--mode", "quick", "--data", "embedded", "--results", str(tmp_path)]
     monkeypatch.setattr(sys, "argv", ["main.py", *words])
     assert main.main() == 0
     memory = dict[str, float]()
-    for experiment in registry.all_experiments():
+    for experiment in part:
         folder = tmp_path / f"section{experiment.section}" / experiment.name
         result = results.load(folder)
         assert result.answer and list(folder.glob("*.png"))
@@ -25,3 +36,7 @@ def test_everything_runs_on_embedded_data(tmp_path: Path, monkeypatch: pytest.Mo
         memory[experiment.name] = result.info["peak_memory_mb"] or 0
     most = max(memory, key=lambda name: memory[name])
     assert memory[most] < 3000, f"{most} took {memory[most]:.0f} MB"
+
+
+def test_the_parts_are_everything() -> None:
+    assert [experiment for part in PARTS for experiment in part] == ALL
