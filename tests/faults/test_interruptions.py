@@ -163,11 +163,11 @@ def test_killed_at_random_moments(
 
 @posix
 def test_killed_before_any_change_of_a_file(tmp_path: Path, record_property: Record) -> None:
-    """With FAULTS_TIMES=16 before every one of them. The result of an earlier run is there until
+    """With FAULTS_TIMES=20 before every one of them. The result of an earlier run is there until
     the new one is, whole; between the renaming of its two files it is refused, never mixed.
     """
     changes = 91  # about; there is nothing before one that is not reached
-    numbers = sorted(random.Random(1).sample(range(1, changes + 1), min(6 * TIMES, changes)))
+    numbers = sorted(random.Random(1).sample(range(1, changes + 1), min(5 * TIMES, changes)))
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.killed", str(tmp_path), *map(str, numbers)],
         cwd=ROOT,
