@@ -98,6 +98,16 @@ def one_for_each(names: Collection[str], rates: list[float]) -> list[float]:
     return rates
 
 
+def smoothed(series: np.ndarray, points: int = 100) -> tuple[list[float], np.ndarray]:
+    """Numbers of steps (n, steps) as means over as many runs of steps as a curve has points.
+
+    Returns the middles of these runs, counted from 1, and the means (n, points).
+    """
+    pieces = np.array_split(np.arange(series.shape[1]), min(points, series.shape[1]))
+    means = np.stack([series[:, piece].mean(axis=1) for piece in pieces], axis=1)
+    return [float(piece.mean()) + 1 for piece in pieces], means
+
+
 def mean_std(values: Iterable[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for a single value)."""
     numbers = np.asarray(list(values), float)

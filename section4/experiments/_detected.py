@@ -23,6 +23,7 @@ from section4.experiments._detection import (
     measure,
     sure_enough,
 )
+from section4.experiments._engine import QUICK
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -84,7 +85,7 @@ def account(run: Run, learned: Learned, measured: Measured, data: Pictures) -> R
         f"{100 * errors[worst]:.1f} points higher."
     )
     if run.settings.mode == "quick":
-        answer += " QUICK trains for seconds: to be seen working, not a finding."
+        answer += QUICK
     metrics["sure_enough"] = sure
     return Result(answer, "map_50", metrics, lines, tables, arrays)
 

@@ -18,6 +18,7 @@ from utils.experiments.run import Run
 
 THREADS = torch.get_num_threads()  # every core, or what OMP_NUM_THREADS says
 TIMED_AT_ONCE = 64  # rows, when settings are compared on a CPU
+QUICK = " QUICK trains for seconds: to be seen working, not a finding."
 
 Model = TypeVar("Model", bound=nn.Module)
 

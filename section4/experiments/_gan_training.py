@@ -46,7 +46,6 @@ from utils.experiments.run import Run
 
 BETAS = 0.0, 0.9  # of Adam: momentum makes two players overshoot one another
 SHOWN = 100  # samples to be looked at
-QUICK = " QUICK trains for seconds: to be seen working, not a finding."
 # What of the budget a trained generator depends on.
 RECIPE = ("samples", "held_out", "steps", "looks", "batch_size", "noise", "widths", "lr", "mean")
 

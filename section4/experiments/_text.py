@@ -45,7 +45,6 @@ AT_ONCE = 64  # pieces of text, where nothing is learned
 BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.99), 0.1, 1.0
 RECIPE = tuple(config.TEXT)  # what of the budget a trained model depends on
 FILE = "language_model.pt"
-POINTS = 100  # of a curve
 LINE = 56  # letters, in a figure
 
 
@@ -316,13 +315,6 @@ def write(model: TorchGPT, tokenizer: Tokenizer, prompt: str, count: int, seed: 
     tokens = torch.from_numpy(tokenizer.encode(prompt))[None].to(device)  # (1, T)
     generator = torch.Generator(device).manual_seed(seed)
     return tokenizer.decode(generate(model, tokens, count, generator=generator)[0].tolist())
-
-
-def smoothed(series: np.ndarray) -> tuple[list[float], np.ndarray]:
-    """Means over as many runs of steps as a curve has points: x and y (seeds, points)."""
-    pieces = np.array_split(np.arange(series.shape[1]), min(POINTS, series.shape[1]))
-    means = np.stack([series[:, piece].mean(1) for piece in pieces], axis=1)
-    return [float(piece.mean()) + 1 for piece in pieces], means
 
 
 def show_texts(texts: dict[str, str], columns: int = 3, most: int = 22) -> Figure:

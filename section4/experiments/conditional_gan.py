@@ -15,8 +15,8 @@ import torch
 from matplotlib.figure import Figure
 
 from section1.experiments._images import confusion, most_confused
+from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
-    QUICK,
     VARIANTS,
     evenly,
     find_setting,

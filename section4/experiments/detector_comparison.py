@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator
 from section4.detection.errors import KINDS
 from section4.experiments._detected import account, class_names, drawn, show_boxes
 from section4.experiments._detection import DETECTORS, NAMES, learn, load_pictures, measure
+from section4.experiments._engine import QUICK
 from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
@@ -65,7 +66,7 @@ def compute(run: Run) -> Result:
         f"points of mAP@0.5: {', '.join(costs)}."
     )
     if run.settings.mode == "quick":
-        answer += " QUICK trains for seconds: to be seen working, not a finding."
+        answer += QUICK
     metrics["best_map_50"] = metrics[f"{best}_map_50"]
     return Result(answer, "best_map_50", metrics, curves, tables, arrays)
 

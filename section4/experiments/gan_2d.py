@@ -18,6 +18,7 @@ from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
 from section1.experiments._training import mean_std
+from section4.experiments._engine import QUICK
 from section4.experiments._points import GENERATORS, VARIANTS, find_mixture, play_all
 from section4.experiments._points_drawn import (
     animate,
@@ -66,7 +67,7 @@ def compute(run: Run) -> Result:
         f"WGAN-GP takes {slower:.1f} times as long as the standard GAN."
     )
     if run.settings.mode == "quick":
-        answer += " QUICK trains for seconds: to be seen working, not a finding."
+        answer += QUICK
     tables = {"variants": Table(columns, rows)}
     return Result(answer, "most_modes", metrics, curves, tables, arrays_of(played, mixture))
 

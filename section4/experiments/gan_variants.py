@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_std, smoothed
+from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
-    QUICK,
     VARIANTS,
     Learned,
     find_setting,
@@ -106,8 +106,6 @@ def distances(one: Learned) -> list[float]:
 def seen(runs: list[Learned]) -> dict[str, Curve]:
     """What is drawn of the trainings of one variant."""
     steps, over = list(runs[0].samples), Curve.over_runs
-    parts = np.array_split(np.arange(steps[-1]), min(POINTS, steps[-1]))
-    middles = [float(part.mean()) + 1 for part in parts]
     seconds = np.mean([one.history.seconds for one in runs], axis=0).tolist()
     label, found = "Fréchet distance", [distances(one) for one in runs]
     curves = {
@@ -116,8 +114,7 @@ def seen(runs: list[Learned]) -> dict[str, Curve]:
     }
     for key, label in SERIES.items():
         series = np.array([getattr(one.history, key) for one in runs])  # (n, steps)
-        means = np.stack([series[:, part].mean(axis=1) for part in parts], axis=1)
-        curves[key] = over(middles, means, "step", label)
+        curves[key] = over(*smoothed(series, POINTS), "step", label)
     return curves
 
 

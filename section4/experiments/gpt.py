@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from section1.experiments._training import smoothed
 from section4 import checkpoint, distributed
 from section4.engine import count_parameters
 from section4.experiments._text import (
@@ -26,7 +27,6 @@ from section4.experiments._text import (
     for_device,
     load_text,
     show_texts,
-    smoothed,
     trained_gpt,
     write,
 )

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
-    QUICK,
     VARIANTS,
     best_trained,
     find_setting,

@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
+from section1.experiments._training import smoothed
 from section2.experiments._optimizers import listed
 from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, count_parameters, cross_entropy
@@ -40,7 +41,6 @@ from section4.experiments._text import (
     for_device,
     load_text,
     placed,
-    smoothed,
 )
 from section4.training import evaluation, fit
 from section4.transformers.masking import Neighbours, masked

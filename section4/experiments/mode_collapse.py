@@ -23,6 +23,7 @@ from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
 from section1.experiments._training import mean_std
+from section4.experiments._engine import QUICK
 from section4.experiments._points import (
     VARIANTS,
     Played,
@@ -91,7 +92,7 @@ def compute(run: Run) -> Result:
     tables = {"variants": Table(["variant", *columns, "training time (s)", "n"], rows)}
     answer = in_words(metrics, n)
     if run.settings.mode == "quick":
-        answer += " QUICK trains for seconds: to be seen working, not a finding."
+        answer += QUICK
     arrays = arrays_of(played, mixture, of="raw_")
     return Result(answer, "fast_generator_raw_spread", metrics, curves, tables, arrays)
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from section4.experiments._engine import QUICK
 from section4.experiments._gan_against_torch import gradient_error, step_seconds
 from section4.experiments._gans import find_judge, load_digits, scaled
 from section4.experiments._numpy_gan import (
@@ -80,7 +81,7 @@ def compute(run: Run) -> Result:
     tables = {"digits": Table(["digit", "share of samples"], rows)}
     answer = in_words(metrics)
     if run.settings.mode == "quick":
-        answer += " QUICK trains for seconds: to be seen working, not a finding."
+        answer += QUICK
     return Result(answer, "frechet_distance", metrics, curves, tables, arrays)
 
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_std, smoothed
 from section1.losses import SoftmaxCrossEntropy
 from section1.parallel import available_threads
 from section1.training import Batch, History, evaluate, fit
@@ -41,7 +41,6 @@ from section4.experiments._text import (
     config_of,
     load_text,
     show_texts,
-    smoothed,
     write,
 )
 from section4.transformers.gpt import GPTConfig, NumpyGPT

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from section1.experiments._training import smoothed
 from section4 import checkpoint
 from section4.engine import PLAIN, cross_entropy
 from section4.experiments import _text, gpt, numpy_gpt
@@ -280,10 +281,10 @@ def test_a_table_of_pairs() -> None:
 
 def test_smoothed_curves_keep_the_mean() -> None:
     series = np.random.default_rng(0).random((2, 1000))
-    x, means = _text.smoothed(series)
+    x, means = smoothed(series)
     assert x[0] == 5.5 and x[-1] == 995.5 and means.shape == (2, 100)
     np.testing.assert_allclose(means.mean(1), series.mean(1))
-    assert _text.smoothed(series[:, :3])[0] == [1, 2, 3]
+    assert smoothed(series[:, :3])[0] == [1, 2, 3]
 
 
 def test_text_is_drawn_as_it_stands() -> None:
