@@ -250,6 +250,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "epochs": (6, 3, 30), "epochs_on_gpu": (6, 15, 60), "samples": (1500, 32000, 50000),
             "lr": ([0.1], [0.1], [0.1, 0.001]), "batch_size": (32, 128, 128),
             "crop": (1, 0, 4),  # pixels; three epochs are too few to need it
+            "window": 24, "window_epochs": (0, 0, 21),  # pixels a side, in so many epochs at first
         },
         "resnet_vs_plain": {
             "seconds": (7, 190, 5800),

@@ -36,9 +36,10 @@ class Batches:
     """The batches (x, y) of an epoch, `batches(epoch)`; x (n, C, H, W) standardised float32.
 
     images: bytes (N, C, H, W); labels: (N,). mean, std: (C,), of the training images.
-    change: what is done to each training batch. seed: the order of the rows depends on it and
-    the epoch; None keeps them in their order. shared: of several processes each gets its share
-    of the rows of every batch, with `batch_size` 128 and two processes 64; else each gets all.
+    change: what is done to each training batch; first: in so many epochs at first something else.
+    seed: the order of the rows depends on it and the epoch; None keeps them in their order.
+    shared: of several processes each gets its share of the rows of every batch, with `batch_size`
+    128 and two processes 64; else each gets all.
 
     A last batch that is smaller is part of the epoch, unless it is one row for a process: with
     batch norm that would divide by zero.
@@ -51,6 +52,7 @@ class Batches:
     batch_size: int
     setting: Setting = PLAIN
     change: Change | None = None
+    first: tuple[int, Change | None] = (0, None)
     seed: int | None = None
     shared: bool = True
 
@@ -73,11 +75,13 @@ class Batches:
             generator = torch.Generator().manual_seed(device_seed(self.seed, epoch))
             order = torch.randperm(len(self.images), generator=generator)
         order = order.to(self.setting.device)
+        epochs, early = self.first
+        change = early if epoch < epochs else self.change
         for cut in self._cuts():
             rows = distributed.share(order[cut]) if self.shared else order[cut]
             x, y = self.images[rows].float() / 255, self.labels[rows]
-            if self.change is not None:
-                x, y = self.change(x, y)
+            if change is not None:
+                x, y = change(x, y)
             yield self.setting.place(x * self.scale + self.offset), y
 
     def _cuts(self) -> list[slice]:

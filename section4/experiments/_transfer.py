@@ -15,9 +15,16 @@ from section3.experiments._learning import up_and_down
 from section4 import distributed
 from section4.engine import Setting, cross_entropy
 from section4.experiments._engine import find_device, seeded
-from section4.experiments._vision import Photographs, choose_for, load_photographs, sgd
+from section4.experiments._vision import (
+    AT_ONCE,
+    Photographs,
+    choose_for,
+    load_photographs,
+    look,
+    sgd,
+)
 from section4.images import Pair
-from section4.training import History, evaluate, fit, predict
+from section4.training import History, evaluate, fit
 from section4.vision import pretrained
 from section4.vision.augment import chain, flip, standard, windows
 from section4.vision.pretrained import (
@@ -34,7 +41,6 @@ from utils.data.sources import SOURCES
 from utils.errors import UserError
 from utils.experiments.run import Run
 
-AT_ONCE = 100  # images to be looked at
 SHOWN = 4  # images of which the guessed turns are shown
 LAST, LATE = [4], [2, 3, 4]  # groups of layers: labels make the last one best, turns do not
 
@@ -225,16 +231,6 @@ def few(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:
     """
     order = rng.permutation(len(labels))
     return np.concatenate([order[labels[order] == k][:each] for k in np.unique(labels)])
-
-
-def look(model: nn.Module, pair: Pair, data: Photographs, setting: Setting) -> torch.Tensor:
-    """What the model says of each of these images, float32 on the CPU."""
-    return predict(model, data.batches(pair, AT_ONCE, setting, shared=False), setting)
-
-
-def share_right(scores: torch.Tensor, pair: Pair) -> float:
-    """The share of images whose class gets the highest score."""
-    return (scores.argmax(1) == pair[1]).float().mean().item()
 
 
 def guesses(net: nn.Module, source: Photographs, setting: Setting) -> dict[str, np.ndarray]:

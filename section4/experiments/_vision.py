@@ -25,7 +25,7 @@ from utils.experiments.progress import Progress
 from utils.experiments.results import Table
 from utils.experiments.run import Run
 
-EVALUATED_AT_ONCE = 500  # images
+AT_ONCE = 100  # images to be looked at, where nothing is learned
 
 
 @dataclass(frozen=True)
@@ -127,6 +127,7 @@ def train(
     optimizer: Callable[[Any, float], torch.optim.Optimizer] = sgd,
     schedule: Callable[[float, int], Schedule] = up_and_down,
     change: Change | None = None,
+    first: tuple[int, Change | None] = (0, None),
     label_smoothing: float = 0.0,
     average: float = 0.0,
     folder: Path | None = None,
@@ -135,16 +136,16 @@ def train(
     """Train a classifier by `sgd`, the rate going up and down, or as told.
 
     train: other training images than those of `data`. optimizer: takes parameters and `lr`;
-    schedule: `lr` and the number of steps. average: the decay of a running mean of the weights,
-    which is then what is measured (0: no mean).
-    folder: for checkpoints; where it has some, training goes on from there.
+    schedule: `lr` and the number of steps. change, first: as `Batches` has them.
+    average: the decay of a running mean of the weights, which is then what is measured (0: no
+    mean). folder: for checkpoints; where it has some, training goes on from there.
     """
     pair = data.train if train is None else train
     size = min(run.budget.batch_size, len(pair[0]))
-    batches = data.batches(pair, size, setting, change=change, seed=seed)
+    batches = data.batches(pair, size, setting, change=change, first=first, seed=seed)
     steps = epochs * len(batches)
     plain = cross_entropy()
-    validation = data.batches(data.validation, EVALUATED_AT_ONCE, setting)
+    validation = data.batches(data.validation, AT_ONCE, setting)
     setting.prepare(model)
     mean = averaged(model, average) if average else None
 
@@ -168,11 +169,23 @@ def train(
         resume=True,
     )
     trained = model if mean is None else mean.module
-    test = data.batches(data.test, EVALUATED_AT_ONCE, setting, shared=False)
-    scores = predict(trained, test, setting)
+    scores = look(trained, data.test, data, setting)
     loss = nn.functional.cross_entropy(scores, data.test[1]).item()
-    right = (scores.argmax(1) == data.test[1]).float().mean().item()
-    return Trained(trained, history, loss, right, scores)
+    return Trained(trained, history, loss, share_right(scores, data.test), scores)
+
+
+def look(
+    model: nn.Module, pair: Pair, data: Photographs, setting: Setting, change: Change | None = None
+) -> torch.Tensor:
+    """What the model says of each of these images, as it is or changed: float32 on the CPU."""
+    return predict(
+        model, data.batches(pair, AT_ONCE, setting, shared=False, change=change), setting
+    )
+
+
+def share_right(scores: torch.Tensor, pair: Pair) -> float:
+    """The share of images whose class gets the highest score, (N, K)."""
+    return (scores.argmax(1) == pair[1]).float().mean().item()
 
 
 def account_of_errors(

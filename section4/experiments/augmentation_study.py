@@ -29,7 +29,7 @@ from section4 import distributed
 from section4.engine import Setting, cross_entropy
 from section4.experiments._engine import seeded
 from section4.experiments._vision import (
-    EVALUATED_AT_ONCE,
+    AT_ONCE,
     Photographs,
     choose_for,
     load_photographs,
@@ -81,7 +81,7 @@ def scores(
     )  # fmt: skip
     at_most = min(size, len(data.test[0]))
     seen = data.train[0][:at_most], data.train[1][:at_most]
-    batches = data.batches(seen, EVALUATED_AT_ONCE, setting)
+    batches = data.batches(seen, AT_ONCE, setting)
     return [evaluate(trained.model, cross_entropy(), batches, setting)[1], trained.test_metric]
 
 

@@ -30,11 +30,9 @@ from section4.experiments._transfer import (
     few,
     find_or_make,
     learn_target,
-    look,
     new_classifier,
-    share_right,
 )
-from section4.experiments._vision import load_photographs
+from section4.experiments._vision import load_photographs, look, share_right
 from section4.training import History
 from section4.vision.pretrained import TURNS, classifier, linear_classifier
 from utils.errors import UserError

@@ -53,7 +53,12 @@ def crop(padding: int = 4) -> Change:
 def flip(x: torch.Tensor, y: torch.Tensor) -> Pair:
     """Each image as it is or, with chance 1/2, in a mirror."""
     mirrored = torch.rand(len(x), device=x.device) < 0.5
-    return torch.where(mirrored[:, None, None, None], x.flip(3), x), y
+    return torch.where(mirrored[:, None, None, None], mirror(x, y)[0], x), y
+
+
+def mirror(x: torch.Tensor, y: torch.Tensor) -> Pair:
+    """Each image in a mirror."""
+    return x.flip(3), y
 
 
 def turn(degrees: float) -> Change:

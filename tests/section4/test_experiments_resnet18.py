@@ -14,13 +14,14 @@ from section2.schedules import multi_step
 from section4 import checkpoint
 from section4.experiments import resnet18_cifar10
 from section4.training import load_weights
-from section4.vision.resnet import resnet18
+from section4.vision.resnet import ResNet, resnet18
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
 from utils.experiments.results import Result
 
 SMALL: dict[str, Any] = {"samples": 60, "width": 2, "epochs": 2, "batch_size": 20}
+SMALL |= {"window_epochs": 1}
 
 
 def test_resnet18_cifar10(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
@@ -32,6 +33,9 @@ def test_resnet18_cifar10(run_tiny: Callable[..., Result], tmp_path: Path) -> No
     best = max(rows, key=lambda row: row[4])
     assert result.metrics["test_accuracy"] == best[5]
     assert np.trace(result.arrays["confusion"]) == round(1000 * best[5])
+    names = ["test_accuracy", "test_accuracy_twice"]
+    assert [result.metrics[name] for name in names] == best[5:7] and best[5] != best[6]
+    assert f"{best[5]:.1%} of the test images right, {best[6]:.1%} when it sees" in result.answer
     assert result.metrics["parameters"] == sum(p.numel() for p in resnet18(width=4).parameters())
     assert len(result.curves["adam, loss"].y) == 3 * 9  # 270 images in batches of 32
     assert result.info["engine"].startswith("cpu, float32")
@@ -78,6 +82,31 @@ def test_adam_learns_at_a_tenth_and_a_hundredth_in_the_end() -> None:
     expected = multi_step(1.0, [60, 85])
     assert [schedule(step) for step in range(100)] == [expected(step) for step in range(100)]
     assert schedule(84) == pytest.approx(0.1) and schedule(85) == pytest.approx(0.01)
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_training_begins_with_windows_and_goes_on_with_whole_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sides = []
+    forward = ResNet.forward
+
+    def noted(model: ResNet, x: torch.Tensor) -> torch.Tensor:
+        if model.training:
+            sides.append(x.shape[2])
+        return forward(model, x)
+
+    monkeypatch.setattr(ResNet, "forward", noted)
+    changes = SMALL | {"epochs": 3, "window": 20, "window_epochs": 2}
+    runner.compute(small_run("resnet18_cifar10", tmp_path, changes))
+    steps = 3  # 54 images in batches of 20
+    assert sides == 2 * steps * [20] + steps * [32]
+
+
+@pytest.mark.parametrize("window", [0, 33])
+def test_a_window_larger_than_the_images_is_refused(tmp_path: Path, window: int) -> None:
+    with pytest.raises(UserError, match=f"window must be 1 to 32, .* got {window}"):
+        runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL | {"window": window}))
 
 
 def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from section4.engine import Setting
-from section4.images import Batches, Pair, as_bytes, device_seed
+from section4.images import Batches, Change, Pair, as_bytes, device_seed
 
 
 def numbered(n: int, side: int = 2) -> Pair:
@@ -86,6 +86,15 @@ def test_a_change_sees_images_between_0_and_1_before_they_are_standardised() -> 
     ((x, y),) = data()
     torch.testing.assert_close(x, torch.zeros(4, 3, 2, 2))
     assert y.tolist() == [7] * 4 and images.unique().item() == 51
+
+
+def test_the_first_epochs_may_have_a_change_of_their_own() -> None:
+    def plus(number: int) -> Change:
+        return lambda x, y: (x, y + number)
+
+    data = batches(3, 4, change=plus(10), first=(2, plus(5)))
+    assert [rows(data, epoch) for epoch in range(4)] == 2 * [[5, 6, 7]] + 2 * [[10, 11, 12]]
+    assert rows(batches(3, 4, change=plus(10), first=(1, None)), 0) == [0, 1, 2]
 
 
 def test_a_last_single_row_is_left_out_in_training_alone() -> None:
