@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -13,7 +12,7 @@ import torch
 from torch import nn
 
 from section3.experiments._learning import up_and_down
-from section4 import detection, distributed
+from section4 import detection
 from section4.detection.detector import detect, sum_of_losses
 from section4.detection.errors import judge
 from section4.detection.faster_rcnn import FasterRCNN
@@ -25,11 +24,11 @@ from section4.detection.sliding_window import SlidingWindow
 from section4.detection.yolo import YOLO
 from section4.engine import PLAIN, Setting, seconds
 from section4.experiments._engine import choose, find_device, seeded
+from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.images import Batches, device_seed
 from section4.training import History, fit
 from utils.errors import UserError
 from utils.experiments.progress import Progress
-from utils.experiments.results import to_json, write_file
 from utils.experiments.run import Run
 
 DETECTORS: dict[str, type[nn.Module]] = {
@@ -147,10 +146,10 @@ def learn(run: Run, name: str, data: Pictures, folder: Path, bar: Progress) -> L
     """
     find_device(run)  # where several processes meet
     budget = run.budget
-    recipe = to_json(recipe_of(run))
+    needs = {key: budget[key] for key in RECIPE}
+    recipe = recipe_of(run, needs, [Path(detection.__file__).parent], run.data_used)
     elsewhere = run.checkpoints_of(f"{name}_detection") / name
-    file = elsewhere / "recipe.json"
-    done = distributed.of_first(file.is_file() and file.read_bytes() == recipe)
+    done = is_of(elsewhere, recipe)
     place = elsewhere if done else folder / name
 
     def new_model() -> nn.Module:
@@ -190,17 +189,9 @@ def learn(run: Run, name: str, data: Pictures, folder: Path, bar: Progress) -> L
     )
     if done:
         bar.advance(f"{NAMES[name]}: trained before")
-    elif distributed.rank() == 0:
-        write_file(place / "recipe.json", recipe)
+    else:
+        sign(place, recipe)
     return Learned(name, model, setting, history)
-
-
-def recipe_of(run: Run) -> dict[str, Any]:
-    """All that a trained detector depends on: of two with the same recipe one can be spared."""
-    budget = {key: run.budget[key] for key in RECIPE}
-    sources = sorted(Path(detection.__file__).parent.glob("*.py"))
-    code = zlib.crc32(b"".join(source.read_bytes() for source in sources))
-    return run.identity() | {"budget": budget, "code": code, "data used": run.data_used}
 
 
 # --- measuring ------------------------------------------------------------------------------

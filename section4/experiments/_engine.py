@@ -70,7 +70,7 @@ def choose(
         kept = json.loads(file.read_text(encoding="utf-8"))
     chosen = [choice for choice in choices if str(choice) == kept["setting"]]
     if chosen:
-        setting, threads = chosen[0], kept["threads"]
+        setting, threads = chosen[0], run.threads or kept["threads"]
     else:
         setting, times = engine.choose(model, batch, objective, choices)
         threads = torch.get_num_threads()

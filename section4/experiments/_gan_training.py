@@ -19,11 +19,10 @@ from section4.experiments._gans import (
     ORDER,
     WEIGHTS,
     Judge,
-    is_of,
     pictures,
-    recipe_of,
 )
-from section4.experiments._points import Kept
+from section4.experiments._kept import Kept
+from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.experiments._vision import Photographs
 from section4.gans import losses
 from section4.gans.adversarial import fit, sample
@@ -38,10 +37,7 @@ from section4.gans.numpy_gan import History
 from section4.gans.spectral_norm import spectrally_normalised
 from section4.images import Batches, device_seed
 from section4.training import Data, averaged
-from utils.experiments.budget import Budget
-from utils.experiments.machine import writes
 from utils.experiments.progress import Progress
-from utils.experiments.results import write_file
 from utils.experiments.run import Run
 
 BETAS = 0.0, 0.9  # of Adam: momentum makes two players overshoot one another
@@ -82,7 +78,7 @@ class Learned:
     generator: nn.Module
     setting: Setting
     history: History
-    samples: Kept  # step -> bytes (SHOWN, H, W, 1), always of the same noise
+    samples: Kept[torch.Tensor]  # step -> bytes (SHOWN, H, W, 1), always of the same noise
     fault: str  # why training ended before its time, "" where it did not
 
     def made(self, z: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
@@ -164,12 +160,12 @@ def learn(
     n = len(judge.validation.real)
     z = noise(run, n)
     y = evenly(n, digits) if variant.conditional else None
-    learned = Learned(variant, average.module, setting, History(), Kept(folder), "")
+    learned = Learned(variant, average.module, setting, History(), Kept(folder / "samples.pt"), "")
 
     def measure(mean: nn.Module) -> dict[str, float]:
         images = learned.made(z, y)
         shown = torch.from_numpy(pictures(images[:SHOWN]))
-        learned.samples.keep(int(average.n_averaged), shown)
+        learned.samples[int(average.n_averaged)] = shown
         return judge.validation(images)
 
     def on_epoch(history: History) -> None:
@@ -185,8 +181,8 @@ def learn(
         )  # fmt: skip
     except FloatingPointError as error:
         learned.fault = str(error)
-    if writes() and not learned.fault:
-        write_file(folder / "recipe.json", recipe_of_training(run))
+    if not learned.fault:
+        sign(folder, recipe_of_training(run))
     return learned
 
 
@@ -218,9 +214,9 @@ def evenly(n: int, digits: Photographs) -> torch.Tensor:
 
 def recipe_of_training(run: Run) -> bytes:
     """Of all trainings of `learn` with this run's budget, whichever experiment has done them."""
-    budget = Budget({key: run.budget[key] for key in RECIPE})
-    sources = [Path(__file__), *sorted(Path(gans.__file__).parent.glob("*.py"))]
-    return recipe_of(replace(run, budget=budget), sources)
+    budget = {key: run.budget[key] for key in RECIPE}
+    sources = [Path(__file__), Path(gans.__file__).parent]
+    return recipe_of(run, budget, sources, run.data_used["mnist"])
 
 
 def best_trained(run: Run) -> tuple[str, int, Path] | None:

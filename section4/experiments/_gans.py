@@ -7,8 +7,6 @@ opinion counts: what it cannot tell apart, a metric that rests on it cannot eith
 from __future__ import annotations
 
 import shutil
-import zlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,9 +14,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from section4 import distributed
 from section4.engine import Setting
 from section4.experiments._engine import find_device, seeded
+from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.experiments._vision import Photographs, train
 from section4.gans.metrics import Evaluator
 from section4.images import as_bytes, device_seed
@@ -26,7 +24,6 @@ from section4.vision import classifiers
 from section4.vision.augment import crop
 from utils.experiments.budget import Budget
 from utils.experiments.machine import writes
-from utils.experiments.results import to_json, write_file
 from utils.experiments.run import Run
 
 # What is drawn at random, the same in all experiments on GANs for images.
@@ -108,22 +105,8 @@ def find_judge(run: Run, digits: Photographs) -> Judge:
 
 def _prepare(folder: Path, judging: Run) -> None:
     """Empty the folder, unless what lies in it has been trained by this very recipe."""
-    recipe = recipe_of(judging, [Path(classifiers.__file__), Path(__file__)])
+    sources = [Path(classifiers.__file__), Path(__file__)]
+    recipe = recipe_of(judging, judging.budget, sources, judging.data_used["mnist"])
     if not is_of(folder, recipe) and writes():
         shutil.rmtree(folder, ignore_errors=True)
-        write_file(folder / "recipe.json", recipe)
-
-
-def recipe_of(run: Run, sources: Iterable[Path]) -> bytes:
-    """All that a trained network depends on: of two with the same recipe one can be spared.
-
-    sources: of the code that trains it.
-    """
-    code = zlib.crc32(b"".join(source.read_bytes() for source in sources))
-    return to_json(run.identity() | {"code": code, "data used": run.data_used["mnist"]})
-
-
-def is_of(folder: Path, recipe: bytes) -> bool:
-    """Whether what lies in a folder has been trained by this recipe."""
-    file = folder / "recipe.json"
-    return distributed.of_first(file.is_file() and file.read_bytes() == recipe)
+        sign(folder, recipe)

@@ -14,7 +14,7 @@ from section1.training import predict
 from section2.optimizers import Adam
 from section2.schedules import Schedule, constant, cosine
 from section4.experiments._gans import Judge, pictures
-from section4.experiments._points import Kept
+from section4.experiments._kept import Kept
 from section4.gans.mixtures import Mixture, ring
 from section4.gans.numpy_gan import History, fit, mlp_discriminator, mlp_generator
 from utils.data.toy import swiss_roll
@@ -36,7 +36,7 @@ class Learned:
     """A training: what was seen, and samples by the step at which they were made."""
 
     history: History
-    samples: Kept
+    samples: Kept[torch.Tensor]
     generator: Layer
 
     @property
@@ -68,14 +68,14 @@ def learn(
     """
     first, second = (Adam(side.parameters(), schedule(0), betas) for side in networks)
     each = max(1, steps // run.budget.checks)
-    samples = Kept(folder)
+    samples = Kept[torch.Tensor](folder / "samples.pt")
 
     def batches(rng: np.random.Generator) -> Iterable[np.ndarray]:
         return (batch(rng) for _ in range(each))
 
     def measure(generator: Layer) -> dict[str, float]:
         made, scores = score(generator)
-        samples.keep(first.steps, torch.from_numpy(made))
+        samples[first.steps] = torch.from_numpy(made)
         return scores
 
     def on_epoch(history: History) -> None:

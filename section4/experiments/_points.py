@@ -19,9 +19,9 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from section2.schedules import constant, cosine
-from section4 import checkpoint, distributed
 from section4.engine import Setting
 from section4.experiments._engine import find_device, seeded
+from section4.experiments._kept import Kept
 from section4.gans import adversarial, losses, mixtures
 from section4.gans.losses import Game
 from section4.gans.mixtures import Mixture
@@ -95,32 +95,12 @@ def spread(points: np.ndarray, mixture: Mixture) -> float:
 # --- training -------------------------------------------------------------------------------
 
 
-class Kept(dict[int, torch.Tensor]):
-    """Samples by the step at which they were made, in a file as well.
-
-    Training that is resumed does not come past the first steps again.
-    """
-
-    def __init__(self, folder: Path):
-        self.path = folder / "samples.pt"
-        super().__init__(
-            checkpoint.load(self.path)["samples"]
-            if distributed.of_first(self.path.exists())
-            else {}
-        )
-
-    def keep(self, step: int, samples: torch.Tensor) -> None:
-        self[step] = samples
-        if distributed.rank() == 0:
-            checkpoint.save(self.path, {"samples": dict(self)})
-
-
 @dataclass
 class Played:
     """One training, measured every so many steps of the generator."""
 
     history: History
-    points: Kept  # step -> (2, KEPT, 2), samples of each of `GENERATORS`
+    points: Kept[torch.Tensor]  # step -> (2, KEPT, 2), samples of each of `GENERATORS`
 
     @property
     def steps(self) -> list[int]:
@@ -140,7 +120,7 @@ class Watch:
     mixture: Mixture
     z: torch.Tensor
     setting: Setting
-    points: Kept
+    points: Kept[torch.Tensor]
 
     def __call__(self, mean: nn.Module) -> dict[str, float]:
         both = [
@@ -153,7 +133,7 @@ class Watch:
             measured |= {f"{of}modes": modes, f"{of}good": good}
             measured[f"{of}spread"] = spread(points.numpy(), self.mixture)
         step = int(self.average.n_averaged)  # restored with the mean where training goes on
-        self.points.keep(step, torch.stack([points[:KEPT] for points in both]))
+        self.points[step] = torch.stack([points[:KEPT] for points in both])
         return measured
 
 
@@ -229,7 +209,7 @@ def play(
     total = steps * budget.checks * variant.discriminator_steps
     schedule = cosine(budget.lr, total) if falling else constant(budget.lr)
     z = torch.from_numpy(run.rng(seed).standard_normal((JUDGED, NOISE)).astype(np.float32))
-    watch = Watch(generator, average, mixture, z, setting, Kept(folder))
+    watch = Watch(generator, average, mixture, z, setting, Kept(folder / "samples.pt"))
     history = adversarial.fit(
         generator, discriminator, variant.game(), optimizers, batches,
         epochs=budget.checks, seed=run.seed(seed), setting=setting, average=average,

@@ -25,6 +25,7 @@ from section3.experiments._learning import up_and_down
 from section4 import checkpoint, distributed, transformers
 from section4.engine import Batch, Setting, cross_entropy
 from section4.experiments._engine import choose, find_device, seeded
+from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.images import device_seed
 from section4.training import Data, History, evaluate, fit, load_weights
 from section4.transformers.generate import generate
@@ -35,7 +36,6 @@ from section4.transformers.windows import random_windows, windows
 from utils.errors import UserError
 from utils.experiments.budget import Budget
 from utils.experiments.progress import Progress
-from utils.experiments.results import to_json, write_file
 from utils.experiments.run import Run
 from utils.output import plots
 
@@ -43,7 +43,6 @@ TRAINING_SHARE = 0.9
 WEIGHTS, ORDER = 1, 2  # what is drawn at random, the same in all of these experiments
 AT_ONCE = 64  # pieces of text, where nothing is learned
 BETAS, DECAY, LONGEST_GRADIENT = (0.9, 0.99), 0.1, 1.0
-RECIPE = tuple(config.TEXT)  # what of the budget a trained model depends on
 FILE = "language_model.pt"
 LINE = 56  # letters, in a figure
 
@@ -183,10 +182,12 @@ def trained_gpt(
     find_device(run)  # where several processes meet
     budget = for_device(run)
     shape = config_of(budget, text)
-    recipe = to_json(recipe_of(run, text, budget))
+    needs = {key: budget[key] for key in config.TEXT if key in budget}
+    sources = [Path(transformers.__file__).parent, Path(__file__)]
+    tokens = zlib.crc32(np.concatenate([text.train, text.validation]).tobytes())
+    recipe = recipe_of(run, needs, sources, tokens)
     elsewhere = run.checkpoints_of("gpt") / "gpt"
-    file = elsewhere / "recipe.json"
-    done = distributed.of_first(file.is_file() and file.read_bytes() == recipe)
+    done = is_of(elsewhere, recipe)
     place = elsewhere if done else folder / "gpt"
 
     seed = device_seed(run.settings.seed, ORDER)
@@ -226,7 +227,7 @@ def trained_gpt(
             bar.advance("trained before")
         else:
             save_model(place / FILE, model, text.tokenizer)
-            write_file(place / "recipe.json", recipe)
+            sign(place, recipe)
     distributed.same_weights(model)
     return Trained(model, setting, history, min(history.val_loss))
 
@@ -239,15 +240,6 @@ def adamw(model: nn.Module, lr: float) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr, BETAS)
-
-
-def recipe_of(run: Run, text: Text, budget: Budget) -> dict[str, Any]:
-    """All that a trained model depends on: of two with the same recipe one can be spared."""
-    sources = sorted(Path(transformers.__file__).parent.glob("*.py"))
-    code = zlib.crc32(b"".join(source.read_bytes() for source in (*sources, Path(__file__))))
-    tokens = zlib.crc32(np.concatenate([text.train, text.validation]).tobytes())
-    settings = {key: budget[key] for key in RECIPE if key in budget}
-    return run.identity() | {"budget": settings, "code": code, "tokens": tokens}
 
 
 # --- a language model in a file ---------------------------------------------------------------

@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._training import smoothed
-from section4 import checkpoint, distributed
 from section4.engine import count_parameters
+from section4.experiments._kept import Kept
 from section4.experiments._text import (
     Text,
     for_device,
@@ -44,24 +44,16 @@ PUBLISHED = [  # as stated by their author; not measured here
 
 
 class Samples:
-    """What the model writes after some of its steps: `Samples.texts[step]`.
-
-    Kept in a file as well: training that is resumed does not come past the first steps again.
-    """
+    """What the model writes after some of its steps: `Samples.texts[step]`."""
 
     def __init__(self, run: Run, text: Text, steps: int, file: Path):
-        self.text, self.file = text, file
+        self.text, self.texts = text, Kept[str](file)
         self.count, self.seed = run.budget.written, run.seed()
         self.steps = {int(share * steps) for share in SHARES}
-        self.texts: dict[int, str] = {}
-        if distributed.of_first(file.exists()):
-            self.texts = checkpoint.load(file)["texts"]
 
     def __call__(self, model: TorchGPT, step: int) -> None:
         if step in self.steps:
             self.texts[step] = self.written_by(model)
-            if distributed.rank() == 0:
-                checkpoint.save(self.file, {"texts": self.texts})
 
     def written_by(self, model: TorchGPT) -> str:
         text = self.text

@@ -35,9 +35,9 @@ from torch import nn
 from section1.experiments._training import mean_std
 from section2.experiments.gradient_flow import times
 from section3.experiments._cnns import tied
-from section4 import checkpoint, distributed
 from section4.engine import PLAIN, cross_entropy, gradient_norm
 from section4.experiments._engine import seeded
+from section4.experiments._kept import Kept
 from section4.experiments._vision import Trained, choose_for, load_photographs, train
 from section4.images import Pair
 from section4.vision.augment import standard
@@ -100,23 +100,15 @@ def at_the_start(model: ResNet, images: Pair, seed: int) -> tuple[list[float], l
 
 
 class Watch:
-    """Notes `lengths` of the early layers at every so many steps: `Watch.seen[step]`.
-
-    Kept in a file as well: training that is resumed does not come past the first steps again.
-    """
+    """Notes `lengths` of the early layers at every so many steps: `Watch.seen[step]`."""
 
     def __init__(self, model: ResNet, every: int, folder: Path):
         self.weights, self.every = early(model), every
-        self.path = folder / "gradients.pt"
-        self.seen: dict[int, tuple[float, float]] = {}
-        if self.path.exists():
-            self.seen = checkpoint.load(self.path)["seen"]
+        self.seen = Kept[tuple[float, float]](folder / "gradients.pt")
 
     def __call__(self, step: int) -> None:
         if step % self.every == 0:
             self.seen[step] = lengths(self.weights)
-            if distributed.rank() == 0:
-                checkpoint.save(self.path, {"seen": self.seen})
 
 
 @dataclass

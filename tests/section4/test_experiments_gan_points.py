@@ -14,11 +14,11 @@ from section1.activations import LeakyReLU
 from section2.models import fully_connected_net
 from section4.engine import PLAIN
 from section4.experiments import _gan_against_torch as against_torch
+from section4.experiments._kept import Kept
 from section4.experiments._numpy_gan import JUDGED, PLANES, SHOWN, real_points, strip
 from section4.experiments._points import (
     KEPT,
     VARIANTS,
-    Kept,
     find_mixture,
     losses_between,
     play,
@@ -92,10 +92,11 @@ def test_an_unknown_mixture_is_refused(tmp_path: Path) -> None:
 
 
 def test_samples_are_kept_in_a_file(tmp_path: Path) -> None:
-    kept = Kept(tmp_path)
-    kept.keep(3, torch.ones(2))
-    kept.keep(5, torch.zeros(2))
-    assert list(Kept(tmp_path)) == [3, 5] and torch.equal(Kept(tmp_path)[3], torch.ones(2))
+    file = tmp_path / "notes.pt"
+    kept = Kept[torch.Tensor](file)
+    kept[3], kept[5] = torch.ones(2), torch.zeros(2)
+    again = Kept[torch.Tensor](file)
+    assert list(again) == [3, 5] and torch.equal(again[3], torch.ones(2))
 
 
 # --- the plane --------------------------------------------------------------------------------

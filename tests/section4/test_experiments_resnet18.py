@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,16 +66,17 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
 def test_the_setting_of_a_run_that_is_stopped_is_kept(
     tmp_path: Path, stop_at: Callable[[int], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever timing would say now: other settings give other numbers."""
+    """Whatever timing would say now: other settings give other numbers; other threads do not."""
     stop_at(1)
     with pytest.raises(KeyboardInterrupt):
         runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL, precision="auto"))
     (file,) = tmp_path.rglob("engine.json")
-    before = file.read_text()
+    kept = json.loads(file.read_text())
     monkeypatch.setattr("section4.engine.choose", None)  # would fail, if it were called
-    result = runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL, precision="auto"))
-    assert file.read_text() == before
-    assert result.info["engine"].removesuffix(", 1 thread") in before
+    again = small_run("resnet18_cifar10", tmp_path, SMALL, precision="auto", threads=2)
+    result = runner.compute(again)
+    assert json.loads(file.read_text()) == kept | {"threads": 2}
+    assert result.info["engine"] == f"{kept['setting']}, 2 threads"
 
 
 def test_adam_learns_at_a_tenth_and_a_hundredth_in_the_end() -> None:
