@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib
+import importlib.util
 import pkgutil
 import statistics
 import sys
@@ -23,8 +23,12 @@ HELPERS = {"__main__", "timing", "torch_conv"}
 def main() -> int:
     names = sorted({m.name for m in pkgutil.iter_modules(benchmarks.__path__)} - HELPERS)
     p = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    p.add_argument("names", nargs="*", choices=[*names, []], metavar="NAME", help=", ".join(names))
+    p.add_argument("names", nargs="*", metavar="NAME", help=", ".join(names))
     chosen = p.parse_args().names or names
+    if unknown := [name for name in chosen if name not in names]:
+        p.error(f"there is no benchmark {unknown[0]!r}: choose from {', '.join(names)}")
+    if importlib.util.find_spec("torch") is None:
+        p.error("PyTorch, which this code is timed against, is not installed")
     for name in chosen:
         module = importlib.import_module(f"benchmarks.{name}")
         print(f"\n{name}: {module.__doc__}")

@@ -84,7 +84,8 @@ def lenet5(*, classes: int = 10, rng: np.random.Generator, dtype: Any = np.float
     """LeNet-5 for images of 28x28: two 5x5 convolutions with mean pools, then three linear layers.
 
     As in the paper, but for full connections between the convolutions, tanh itself for its
-    scaled form, and softmax for its last layer.
+    scaled form, softmax for its last layer, and plain means for its pools, which multiply the sum
+    of four by a trained coefficient, add a trained bias, and squash the result.
     Source: LeCun, Bottou, Bengio, Haffner, Gradient-based learning applied to document
     recognition (1998), section II.B.
     """

@@ -85,7 +85,7 @@ class MaxPool2D(Pool2D):
     def forward(self, x: np.ndarray) -> np.ndarray:
         padded, size = self._begin(x, -np.inf)
         first, *others = self._places(padded, size)
-        y = self.scratch("y", first.shape, x.dtype)
+        y = self.scratch("y", first.shape, padded.dtype)
         np.copyto(y, first)
         for place in others:
             np.maximum(y, place, out=y)
@@ -122,7 +122,7 @@ class AvgPool2D(Pool2D):
     def forward(self, x: np.ndarray) -> np.ndarray:
         padded, size = self._begin(x, 0)
         first, *others = self._places(padded, size)
-        y = self.scratch("y", first.shape, x.dtype)
+        y = self.scratch("y", first.shape, padded.dtype)
         np.copyto(y, first)
         for place in others:
             y += place

@@ -1,8 +1,9 @@
 """The residual block: layers that learn what to add to their input, not what to replace it by.
 
 With y = x + f(x) the slope of y along x is 1 + f'(x): the gradient has a way round the
-layers, however small f' is (report.tex, eq:residual-sum). So a block that has learnt nothing yet
-does no harm, and a hundred of them can be stacked.
+layers, however small f' is (report.tex, eq:residual-sum). A block whose f is 0 at first, as in
+`residual_block`, does no harm before it has learnt anything, so that a hundred of them can be
+stacked; where f starts at random, each block adds to the variance of what passes through.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,19 @@ def test_a_benchmark_writes_what_it_measured(
     assert all(row["ratio"] == 0.5 for row in record["rows"])
     assert record["blas"] and record["machine"]["cpu"]
     assert bool(record["memory_mb"]) == (name == "cnn")
+
+
+def test_benchmarks_that_cannot_run_say_so_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    said = {"gpu": "no benchmark 'gpu': choose from cnn, conv,", "mlp": "PyTorch, which"}
+    for name, complaint in said.items():
+        monkeypatch.setattr("sys.argv", ["benchmarks", name])
+        with pytest.raises(SystemExit, match="2"):
+            benchmarks_main.main()
+        error = capsys.readouterr().err
+        assert complaint in error and "[]" not in error
 
 
 @pytest.mark.parametrize("net", cnn.NETS)

@@ -13,8 +13,10 @@ from section1.layer import Layer
 from section1.training import Batch
 from utils.experiments.run import Run
 
-# Of Student's t with 2 (n - 1) degrees of freedom, for n from 2 on: 95% lies between -t and t.
-T95 = (4.30, 2.78, 2.45, 2.31, 2.23, 2.18, 2.14, 2.12, 2.10)
+# Of Student's t with 1, 2, 3, ... degrees of freedom: 95% lies between -t and t.
+T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
+       2.12, 2.11, 2.10)  # fmt: skip
+ALONE = "single runs tell no difference from noise"
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,28 @@ def count_parameters(model: Layer) -> int:
 
 
 def tied(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> bool:
-    """Whether two sets of n runs each differ by no more than noise would explain.
+    """Whether two sets of runs differ by no more than noise would explain.
 
-    That is: 0 lies in the 95% confidence interval of the difference of their means (t-test).
+    That is: 0 lies in the 95% confidence interval of the difference of their means (t-test), which
+    is without end where one of them is a single run. Two sets of n have 2 (n - 1) degrees of
+    freedom; others as many as the smaller has alone, the least that there can be (Welch, The
+    generalization of Student's problem, 1947).
     """
-    n = len(a)
+    n = min(len(a), len(b))
     if n < 2:
         return True
-    margin = T95[min(n - 2, len(T95) - 1)] * math.sqrt((np.var(a, ddof=1) + np.var(b, ddof=1)) / n)
+    freedom = 2 * (n - 1) if len(a) == len(b) else n - 1
+    margin = T95[min(freedom, len(T95)) - 1] * math.sqrt(
+        np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)
+    )
     return bool(abs(np.mean(a) - np.mean(b)) <= margin)
+
+
+def spread(std: float, n: int, form: str = ".1f") -> str:
+    """What follows a mean of n runs: " ± std", or nothing for a single one, which has none."""
+    return f" ± {std:{form}}" if n > 1 else ""
+
+
+def averaged(n: int) -> str:
+    """What a figure shows of n runs."""
+    return f"mean ± std (n = {n})" if n > 1 else "n = 1"

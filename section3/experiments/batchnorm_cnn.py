@@ -26,10 +26,10 @@ from section1.linear import Linear
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section1.sgd import SGD
-from section2.experiments.batchnorm_study import ARMS, percent, validation_scores
+from section2.experiments.batchnorm_study import ARMS, validation_scores
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
-from section3.experiments._cnns import Images, load_images, tied
+from section3.experiments._cnns import ALONE, Images, load_images, spread, tied
 from section3.fused import fused
 from section3.pooling import GlobalAvgPool2D, MaxPool2D
 from utils.errors import UserError
@@ -83,7 +83,9 @@ def compute(run: Run) -> Result:
     metrics: dict[str, float] = {"guessing": guessing}
     curves, rates, arrays = {}, [], {"every": np.array(every)}
 
-    def one_run(arm: str, lr: float, seed: int) -> tuple[Trained | None, list[np.ndarray]]:
+    def one_run(
+        arm: str, lr: float, seed: int, looked_at: bool
+    ) -> tuple[Trained | None, list[np.ndarray]]:
         """The network, or None where the loss blew up, and what its last ReLU let through."""
         looks: list[np.ndarray] = []
         done, step, model = bar.done, 0, Sequential()
@@ -95,7 +97,7 @@ def compute(run: Run) -> Result:
 
         def look() -> None:
             nonlocal step
-            if seed == 0 and step % every == 0:
+            if looked_at and step % every == 0:
                 looks.append(let_through(model, data.train[0][:SEEN]))
             step += 1
 
@@ -114,9 +116,13 @@ def compute(run: Run) -> Result:
 
     with run.progress(len(ARMS) * len(budget.lr) * budget.seeds * budget.epochs) as bar:
         for arm, label in ARMS.items():
-            runs, scores = {}, {}
+            runs: dict[float, list[tuple[Trained | None, list[np.ndarray]]]] = {}
+            scores = {}
             for lr in budget.lr:
-                runs[lr] = [one_run(arm, lr, seed) for seed in range(budget.seeds)]
+                runs[lr] = []
+                for seed in range(budget.seeds):
+                    first = all(t is None for t, _ in runs[lr])
+                    runs[lr].append(one_run(arm, lr, seed, looked_at=first))
                 trained = [t for t, _ in runs[lr]]
                 scores[lr] = mean_std(validation_scores(trained, guessing))
                 rates.append([label, lr, *scores[lr], trained.count(None), budget.seeds])
@@ -124,11 +130,12 @@ def compute(run: Run) -> Result:
             survived = [t for t, _ in runs[best] if t is not None]
             if not survived:
                 raise UserError(f"every network {label} blew up: try smaller learning rates")
+            looks = next(looks for t, looks in runs[best] if t is not None)
             scored = [100 * np.array(t.history.val_metric) for t in survived]
             epochs = range(1, budget.epochs + 1)
             curves[arm] = Curve.over_runs(epochs, scored, "epoch", "validation accuracy (%)")
             arrays[f"{arm}_tests"] = np.array([t.test_metric for t in survived])
-            arrays[f"{arm}_through"] = np.array(runs[best][0][1])  # (looks, C)
+            arrays[f"{arm}_through"] = np.array(looks)  # (looks, C)
             test, std = mean_std(arrays[f"{arm}_tests"])
             low, high = np.percentile(arrays[f"{arm}_through"][-1], (10, 90))
             metrics |= {
@@ -141,14 +148,27 @@ def compute(run: Run) -> Result:
             }
     answer = (
         f"Each at its best learning rate, {budget.epochs} epochs give "
-        f"{percent(metrics, 'batchnorm')} of the test images with batch norm and "
-        f"{percent(metrics, 'plain')} without (n = {budget.seeds}), one epoch "
+        f"{percent(arrays['batchnorm_tests'])} of the test images with batch norm and "
+        f"{percent(arrays['plain_tests'])} without ({lasted(arrays, budget.seeds)}), one epoch "
         f"{metrics['batchnorm_first_epoch']:.1%} and {metrics['plain_first_epoch']:.1%} of the "
         f"validation images. {usable(rates, guessing)} In the end {through(metrics)}."
     )
     columns = ["network", "peak learning rate", "validation accuracy", "std", "blew up", "n"]
     tables = {"rates": Table(columns, rates)}
     return Result(answer, "batchnorm_test_accuracy", metrics, curves, tables, arrays)
+
+
+def percent(tests: np.ndarray) -> str:
+    mean, std = mean_std(tests)
+    return f"{mean:.2%}{spread(100 * std, len(tests), '.2f')}"
+
+
+def lasted(arrays: dict[str, np.ndarray], seeds: int) -> str:
+    """How many runs there are to average over: those that did not blow up."""
+    plain, normalised = (len(arrays[f"{arm}_tests"]) for arm in ARMS)
+    if plain == normalised == seeds:
+        return f"n = {seeds}"
+    return f"of {seeds} runs each {normalised} and {plain} did not blow up"
 
 
 def usable(rates: list[list], guessing: float) -> str:
@@ -176,10 +196,11 @@ def through(metrics: dict[str, float]) -> str:
 def verdict(plain: np.ndarray, normalised: np.ndarray) -> str:
     """On test images, each at its best rate; what differs by no more than seeds do is a tie."""
     gain = 100 * (normalised.mean() - plain.mean())
-    if len(plain) == len(normalised) and tied(plain, normalised):
+    alone = min(len(plain), len(normalised)) < 2
+    if tied(plain, normalised) and not alone:
         return "With batch norm and without it the networks tie on test images within noise."
-    word = "more" if gain > 0 else "fewer"
-    return f"With batch norm {abs(gain):.1f} points {word} of the test images are right."
+    words = f"With batch norm {abs(gain):.1f} points {'more' if gain > 0 else 'fewer'} of the test "
+    return f"{words}images are right{f' ({ALONE})' if alone else ''}."
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -199,7 +220,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place, steps = axes[0, number], arrays["every"] * np.arange(len(shares))
         place.plot(steps, shares, color=f"C{number}", lw=0.8, alpha=0.5)
         place.plot(steps, np.median(shares, axis=1), "k--", label="median of the channels")
-        place.set(title=f"{at_best}, first seed", xlabel="step")
+        place.set(title=f"{at_best}, first run that lasted", xlabel="step")
     guessing = 100 * LEARNS * metrics["guessing"]
     left.axhline(guessing, color="black", ls=":", lw=1.2, label=f"guessing × {LEARNS}")
     left.set(xscale="log", xlabel="peak learning rate (×: some runs blew up)", ylim=(0, None))

@@ -25,7 +25,15 @@ from section1.mlp import MLP
 from section1.network import Sequential
 from section1.training import Batch, evaluate, predict
 from section2.optimizers import Adam
-from section3.experiments._cnns import Images, count_parameters, load_images, tied
+from section3.experiments._cnns import (
+    ALONE,
+    Images,
+    averaged,
+    count_parameters,
+    load_images,
+    spread,
+    tied,
+)
 from section3.flatten import Flatten
 from section3.fused import fused
 from section3.models import mnist_cnn
@@ -63,11 +71,14 @@ def permuted(images: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def top(model: Layer, batch: Batch, guesses: int, threads: int | None) -> float:
-    """The share of images whose class is among the first so many guesses."""
+    """The share of images whose class is among the first so many guesses.
+
+    Of equal scores the first class comes first, as in argmax; NaN comes last.
+    """
     x, y = batch
     scores = predict(model, x, threads=threads)  # (N, K)
-    better = scores > scores[np.arange(len(y)), y, None]
-    return float((better.sum(axis=1) < guesses).mean())
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :guesses]
+    return float((best == y[:, None]).any(axis=1).mean())
 
 
 def compute(run: Run) -> Result:
@@ -119,13 +130,15 @@ def compute(run: Run) -> Result:
     tables = {"networks": Table([*columns, "seconds an epoch", "std", "n"], rows)}
     times = [metrics[f"{arm}_straight_seconds_an_epoch"] for arm in ARMS]
     metrics["guesses"] = guesses
+    n = budget.seeds
+    mlp, cnn = (percent(metrics, f"{arm}_straight", n) for arm in ARMS)
     answer = (
-        f"On images as they are {compared(arrays, 'straight')}: {percent(metrics, 'cnn_straight')} "
-        f"of the test images against {percent(metrics, 'mlp_straight')}, and with {guesses} "
-        f"guesses {metrics['cnn_straight_top']:.1%} against {metrics['mlp_straight_top']:.1%} "
-        f"(n = {budget.seeds}; {metrics['cnn_parameters']:,} and {metrics['mlp_parameters']:,} "
-        f"parameters). Permuting the pixels {effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}; "
-        f"then {compared(arrays, 'permuted')}. At the end training images are ahead of validation "
+        f"On images as they are {compared(arrays, 'straight')}: {cnn} of the test images against "
+        f"{mlp}, and with {guesses} guesses {metrics['cnn_straight_top']:.1%} against "
+        f"{metrics['mlp_straight_top']:.1%} (n = {n}{alone(n)}; {metrics['cnn_parameters']:,} and "
+        f"{metrics['mlp_parameters']:,} parameters). Permuting the pixels "
+        f"{effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}; then "
+        f"{compared(arrays, 'permuted')}. At the end training images are ahead of validation "
         f"images by {100 * metrics['cnn_straight_gap']:.1f} points with the CNN and by "
         f"{100 * metrics['mlp_straight_gap']:.1f} with the MLP. An epoch of the CNN takes "
         f"{times[1] / times[0]:.1f} times as long: a weight is used at every place of the image."
@@ -145,7 +158,7 @@ def account(
 def compared(arrays: dict[str, np.ndarray], order: str) -> str:
     mlp, cnn = (arrays[f"{arm}_{order}_test_accuracy"] for arm in ARMS)
     lead = 100 * (cnn.mean() - mlp.mean())
-    if tied(cnn, mlp):
+    if len(cnn) > 1 and tied(cnn, mlp):
         return "CNN and MLP tie within the noise of seeds"
     return f"the CNN is {abs(lead):.1f} points {'ahead of' if lead > 0 else 'behind'} the MLP"
 
@@ -153,13 +166,18 @@ def compared(arrays: dict[str, np.ndarray], order: str) -> str:
 def effect(arrays: dict[str, np.ndarray], arm: str) -> str:
     before, after = (arrays[f"{arm}_{order}_test_accuracy"] for order in ORDERS)
     change = 100 * (after.mean() - before.mean())
-    if tied(before, after):
+    if len(before) > 1 and tied(before, after):
         return f"changes the {ARMS[arm]} by no more than noise ({round(change, 1) + 0.0:+} points)"
     return f"{'gives' if change > 0 else 'costs'} the {ARMS[arm]} {abs(change):.1f} points"
 
 
-def percent(metrics: dict[str, float], name: str) -> str:
-    return f"{metrics[f'{name}_test']:.1%} ± {100 * metrics[f'{name}_test_std']:.1f}"
+def alone(n: int) -> str:
+    """What must be added to differences between single runs."""
+    return f"; {ALONE}" if n < 2 else ""
+
+
+def percent(metrics: dict[str, float], name: str, n: int) -> str:
+    return f"{metrics[f'{name}_test']:.1%}{spread(100 * metrics[f'{name}_test_std'], n)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -186,10 +204,10 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xticks(range(len(names)), ticks, fontsize="small")
         place.set(ylabel=label, ylim=(0, None))
         place.margins(x=0.15)
-        place.legend(title=f"mean ± std (n = {curve.n})", title_fontsize="small")
+        place.legend(title=averaged(curve.n), title_fontsize="small")
     figure.suptitle(
         f"As the images are, {compared(arrays, 'straight')}; permuting the pixels "
-        f"{effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}"
+        f"{effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}{alone(curve.n)}"
     )
 
     pictures, axes = plots.grid(2, SHOWN, width=1.5, height=1.75)

@@ -2,13 +2,13 @@
 
 Four ways to compute the same, forward and backward: loops as in the definition (`naive.py`);
 im2col and a matrix product, each written in a line; the layer `Conv2D`, which does that for a
-few images at a time, in memory that it uses again; and PyTorch, where it is installed. All run
-on one thread, in float32, and all but the slow loops in turns: a round times everything, and
-the next one in the opposite order; of a few blocks of calls the fastest counts, that in which
-nothing else kept the machine busy. The peak is the highest speed at which NumPy multiplies two
-square matrices; it depends on which code its library has for this processor. PyTorch works in
-a process of its own, which waits while others are timed, with the layout of images in memory
-that suits it better. Loops are measured where they take seconds; nothing is extrapolated.
+few images at a time; and PyTorch, where it is installed. All run on one thread, in float32, and
+all but the slow loops in turns: a round times everything, and the next one in the opposite order;
+of a few blocks of calls the fastest counts, that in which nothing else kept the machine busy. The
+peak is the highest speed at which NumPy multiplies two square matrices; it depends on which code
+its library has for this processor. PyTorch works in a process of its own, which waits while others
+are timed, with the layout of images in memory that suits it better. Loops are measured where they
+take seconds; nothing is extrapolated.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from section1.parallel import one_blas_thread
 from section3 import naive
 from section3.conv import Conv2D
 from section3.im2col import col2im, im2col
+from utils.errors import UserError
 from utils.experiments import machine
 from utils.experiments.registry import ROOT
 from utils.experiments.results import Result, Table
@@ -173,8 +174,13 @@ def measure(run: Run, cases: Sequence[Case], server: TorchServer) -> tuple[dict,
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if min(budget.sizes) > budget.loops_up_to:
+        raise UserError(
+            f"the smallest of sizes must be at most {budget.loops_up_to}, loops_up_to, for loops "
+            f"to be timed; got {min(budget.sizes)}"
+        )
     run.note_data("random", "random numbers in float32")
-    sizes = [Case(ONE_IMAGE, 1, size, 16, 32) for size in budget.sizes]
+    sizes = [Case(ONE_IMAGE, 1, size, 16, 32) for size in sorted(budget.sizes)]
     networks = layers(budget.images)
     with one_blas_thread(), TorchServer(SERVER) as server:
         times, peaks = measure(run, [*sizes, *networks], server)

@@ -24,12 +24,13 @@ from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section2.optimizers import Adam
 from section3.conv import Conv2D
-from section3.experiments._cnns import Images, load_images
+from section3.experiments._cnns import Images, load_images, spread
 from section3.fused import fused
 from section3.im2col import windows
 from section3.models import mnist_cnn
 from section3.receptive_field import receptive_fields
 from section3.visualize import best_patches, filters, layer_output, occlusion, saliency, tiles
+from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
@@ -123,7 +124,9 @@ def learn(run: Run, data: Images, seed: int, bar: Progress) -> tuple[Sequential,
 
 
 def compute(run: Run) -> Result:
-    budget = run.budget
+    budget, n = run.budget, run.budget.seeds
+    if len(budget.filters) != 2:
+        raise UserError(f"filters must be two numbers, one for each layer, got {budget.filters}")
     data = load_images(run, "mnist")
     runs: list[dict[str, float]] = []
     arrays: dict[str, np.ndarray] = {}
@@ -139,7 +142,9 @@ def compute(run: Run) -> Result:
     raw = data.raw[: budget.looked_at]
     metrics["ink"] = float((raw > INK).mean())
     metrics["same_class_chance"] = chance(data.test[1][: budget.looked_at], run)
-    words = {key: f"{row[1]:.0%} ± {100 * row[2]:.0f}" for key, row in zip(MEASURES, rows)}
+    words = {
+        key: f"{row[1]:.0%}{spread(100 * row[2], n, '.0f')}" for key, row in zip(MEASURES, rows)
+    }
     answer = (
         f"Training ({metrics['test_accuracy']:.1%} right) moves the first filters by "
         f"{words['change_1']} of their size, the second by {words['change_2']}; "
@@ -148,7 +153,7 @@ def compute(run: Run) -> Result:
         f"in the second (any {SHOWN} images: {metrics['same_class_chance']:.0%}). Ink, "
         f"{metrics['ink']:.0%} of the pixels, has {words['ink_before']} of the saliency before "
         f"training and {words['ink_after']} after; saliency and occlusion correlate by "
-        f"{metrics['agreement']:.2f} ± {metrics['agreement_std']:.2f} (n = {budget.seeds})."
+        f"{metrics['agreement']:.2f}{spread(metrics['agreement_std'], n, '.2f')} (n = {n})."
     )
     tables = {"measures": Table(["measure", "mean", "std", "n"], rows)}
     return Result(answer, "ink_after", metrics, tables=tables, arrays=arrays)

@@ -25,10 +25,19 @@ from section1.network import Sequential
 from section1.training import predict
 from section2.optimizers import Adam
 from section3.conv import Conv2D
-from section3.experiments._cnns import Images, count_parameters, load_images, tied
+from section3.experiments._cnns import (
+    ALONE,
+    Images,
+    averaged,
+    count_parameters,
+    load_images,
+    spread,
+    tied,
+)
 from section3.flatten import Flatten
 from section3.fused import fused
 from section3.pooling import AvgPool2D, MaxPool2D
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -84,6 +93,12 @@ def when_moved(model: Layer, data: Images, images: int, threads: int | None) -> 
 def compute(run: Run) -> Result:
     budget = run.budget
     data = load_images(run, "mnist")
+    h, w, _ = data.shape
+    if h % 2 ** len(budget.filters) or w % 2 ** len(budget.filters):
+        raise UserError(
+            f"images of {h}x{w} cannot be halved {len(budget.filters)} times without a row left "
+            "over: give fewer filters"
+        )
     runs: dict[str, list[Trained]] = {}
     with run.progress(len(ARMS) * budget.seeds * budget.epochs) as bar:
         for arm, lr in zip(ARMS, one_for_each(ARMS, budget.lr)):
@@ -117,12 +132,13 @@ def compute(run: Run) -> Result:
         metrics |= {f"{arm}_seconds_an_epoch": time[0], f"{arm}_parameters": parameters}
         rows.append([ARMS[arm], parameters, *validation, *test, *time, budget.seeds])
     arrays = {"test_accuracy": accuracy, "seconds_an_epoch": seconds, "moved_accuracy": far}
-    each = [f"{row[0]} {100 * row[4]:.2f} ± {100 * row[5]:.2f}%" for row in rows]
+    n = budget.seeds
+    each = [f"{row[0]} {100 * row[4]:.2f}{spread(100 * row[5], n, '.2f')}%" for row in rows]
     parted = [f"{label} {metrics[f'{arm}_accuracy_moved']:.0%}" for arm, label in ARMS.items()]
     times = [metrics["strided_seconds_an_epoch"] / mean for mean in seconds[:2].mean(axis=1)]
     answer = (
         f"With {parameters:,} parameters each, {verdict(accuracy)} (test images right: "
-        f"{', '.join(each)}; n = {budget.seeds}). With strides an epoch takes {times[0]:.2f} of "
+        f"{', '.join(each)}; n = {n}). With strides an epoch takes {times[0]:.2f} of "
         f"the time with max-pool and {times[1]:.2f} of that with average-pool. On images moved by "
         f"{FARTHEST} pixels {verdict(far)} ({', '.join(parted)})."
     )
@@ -132,16 +148,19 @@ def compute(run: Run) -> Result:
 
 
 def verdict(accuracy: np.ndarray) -> str:
-    """Who is ahead, given (arms, seeds); what differs by no more than seeds do is a tie."""
+    """Whom the best is ahead of, given (arms, seeds), and whom by no more than seeds explain."""
+    if accuracy.shape[1] < 2:
+        return ALONE
     labels = list(ARMS.values())
     first, *others = np.argsort(-accuracy.mean(axis=1), kind="stable")
-    equal = [labels[k] for k in others if tied(accuracy[first], accuracy[k])]
-    behind = [labels[k] for k in others if labels[k] not in equal]
-    if not behind:
-        return "the three tie within the noise of seeds"
-    if equal:
-        return f"{labels[first]} and {equal[0]} tie, ahead of {behind[0]}"
-    return f"{labels[first]} is ahead of {' and '.join(behind)}"
+    near = [labels[k] for k in others if tied(accuracy[first], accuracy[k])]
+    behind = [labels[k] for k in others if labels[k] not in near]
+    words = []
+    if behind:
+        words.append(f"of {' and '.join(behind)}")
+    if near:
+        words.append(f"of {' and '.join(near)} by no more than noise")
+    return f"{labels[first]} is ahead {', and '.join(words)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -174,7 +193,7 @@ def draw(result: Result) -> dict[str, Figure]:
             )  # fmt: skip
         place.set(xlabel="pixels that test images are moved by", ylabel=label, ylim=(0, 104))
         place.set_xticks(curve.x)
-    axes[0, 0].legend(loc="lower left", title=f"mean ± std (n = {curve.n})")
+    axes[0, 0].legend(loc="lower left", title=averaged(curve.n))
     shifts.suptitle(
         f"Moved by {FARTHEST} pixels, {verdict(arrays['moved_accuracy'])}; right are "
         + ", ".join(

@@ -28,6 +28,7 @@ from section1.network import Sequential
 from section1.training import Batch, fit
 from section2.optimizers import Adam
 from section3.conv import Conv2D
+from section3.experiments._cnns import averaged, spread
 from section3.experiments._fields import ARCHITECTURES, PLAIN, WIDTH, stack, untrained
 from section3.pooling import AvgPool2D, GlobalAvgPool2D
 from section3.receptive_field import effective_receptive_field, side
@@ -37,6 +38,7 @@ from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
 
+SIDE = 14  # pixels across of the digits
 PLACES = 16  # units across that report in the distance task
 BITS = np.array([-1, 1], np.float32)  # the pixels of the distance task
 LEARNT = 0.99  # the accuracy from which on a distance counts as learnt
@@ -44,7 +46,7 @@ DIGITS, DISTANCE = 1, 2  # first keys of the random numbers of the trainings
 
 
 def small_digits(run: Run) -> tuple[Batch, Batch]:
-    """Digits of 14x14 pixels, means of 2x2, so that a few layers see about all of one."""
+    """Digits of SIDE x SIDE pixels, means of 2x2, so that a few layers see about all of one."""
     data = run.load("mnist").subset(run.budget.samples, rng=run.rng())
     train_x, test_x = (AvgPool2D(2)(x) for x in (data.train_x, data.test_x))
     mean, std = train_x.mean(), train_x.std()
@@ -103,6 +105,11 @@ def compute(run: Run) -> Result:
     n, distances, radius = budget.seeds, sorted(budget.distances), budget.depth
     if not distances[0] <= radius < distances[-1]:
         raise UserError(f"distances must lie on both sides of depth, {radius}")
+    if 2 * radius + 1 > SIDE:
+        raise UserError(
+            f"depth must be at most {(SIDE - 1) // 2}, got {radius}: the field, {2 * radius + 1} "
+            f"pixels across, must fit into digits of {SIDE}x{SIDE}"
+        )
     layers: list[list] = []
     accuracy = np.zeros((len(distances), n))
     arrays = {"accuracy": accuracy}
@@ -139,7 +146,7 @@ def compute(run: Run) -> Result:
     each = [f"{name} {row[1]} and {row[2]:.1f}" for name, row in last.items()]
     answer = (
         f"Untrained, they can see and do use, in pixels across: {', '.join(each)}. "
-        f"{growth(metrics)}. {change(metrics)} (n = {n}). {limit(metrics)}."
+        f"{growth(metrics)}. {change(metrics, n)} (n = {n}). {limit(metrics)}."
     )
     rows = [[d, *mean_std(runs), n] for d, runs in zip(distances, accuracy)]
     tables = {
@@ -156,9 +163,9 @@ def growth(metrics: dict[str, float]) -> str:
     )
 
 
-def change(metrics: dict[str, float]) -> str:
+def change(metrics: dict[str, float], n: int) -> str:
     before, after = (
-        f"{metrics[f'used_{key}']:.1f} ± {metrics[f'used_{key}_std']:.1f}"
+        f"{metrics[f'used_{key}']:.1f}{spread(metrics[f'used_{key}_std'], n)}"
         for key in ("before", "after")
     )
     return (
@@ -215,7 +222,7 @@ def draw(result: Result) -> dict[str, Figure]:
         style: dict[str, Any] = {"marker": plots.MARKERS[number], "ms": 6, "capsize": 3}
         place.errorbar(sees, uses, std, label=name, color=f"C{number}", **style)
     place.set(xlabel="seen, by theory (pixels across)", ylabel="used (pixels across)")
-    place.legend(title=f"layer by layer; bars: ± std (n = {n})")
+    place.legend(title=f"layer by layer; {averaged(n)}")
     deeper.suptitle(growth(metrics))
 
     distances = [row[0] for row in result.tables["distances"].rows]
@@ -228,7 +235,7 @@ def draw(result: Result) -> dict[str, Figure]:
     training, axes = plots.grid(1, 3, width=2.9, height=3.3)
     for place, (key, title) in zip(axes[0], shown.items()):
         show_map(place, arrays[key], title, radius + 1)
-    training.suptitle(f"{change(metrics)} (n = {n})")
+    training.suptitle(f"{change(metrics, n)} (n = {n})")
 
     reach, ((place,),) = plots.grid(width=max(7.5, 1.35 * len(distances)), height=3.6)
     plots.show_runs(place, 100 * arrays["accuracy"], [f"{d}" for d in distances])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,9 @@ from section3.experiments import convolution_speed
 from section3.experiments._checks import CONVOLUTIONS, EXAMPLES, MISTAKES, MODELS, POOLS
 from section3.experiments.convolution_speed import Case, TorchServer
 from section3.pooling import MaxPool2D
+from tests.runs import small_run
+from utils.errors import UserError
+from utils.experiments import runner
 from utils.experiments.results import Result
 
 # --- cnn_gradient_checking ---------------------------------------------------------------
@@ -104,7 +108,7 @@ def test_cnn_gradient_checking(
 
 # --- convolution_speed: no test asserts a time -------------------------------------------
 
-TINY = ("--mode", "quick", "--set", "rounds=2", "--set", "sizes=3,4", "--set", "loops_up_to=3",
+TINY = ("--mode", "quick", "--set", "rounds=2", "--set", "sizes=4,2,3", "--set", "loops_up_to=3",
         "--set", "images=1", "--set", "block_ms=0.05")  # fmt: skip
 
 
@@ -113,7 +117,8 @@ def test_convolution_speed(run_tiny: Callable[..., Result]) -> None:
     times = result.tables["times"]
     rows = [dict(zip(times.columns, row)) for row in times.rows]
     assert {row["method"] for row in rows} == set(convolution_speed.METHODS.values())
-    assert {row["size"] for row in rows if row["method"] == "loops"} == {3}
+    assert {row["size"] for row in rows if row["method"] == "loops"} == {2, 3}
+    assert result.metrics["loops_size"] == 3
     for row in rows:
         assert row["repeats"] == (convolution_speed.LOOP_CALLS if row["method"] == "loops" else 2)
         assert 0 < row["lower quartile"] <= row["ms"] <= row["upper quartile"]
@@ -129,6 +134,11 @@ def test_convolution_speed_without_torch(
     result = run_tiny("convolution_speed", *TINY)
     assert "PyTorch is not installed" in result.answer
     assert "PyTorch" not in {row[3] for row in result.tables["times"].rows}
+
+
+def test_sizes_without_any_for_loops_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="smallest of sizes must be at most 8, loops_up_to"):
+        runner.compute(small_run("convolution_speed", tmp_path, {"sizes": [32, 16]}))
 
 
 def test_a_server_that_dies_is_an_error() -> None:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from section1.network import Sequential
 from section2.experiments.batchnorm_study import ARMS as NORMS
 from section3.experiments import batchnorm_cnn, cifar100_mlp_vs_cnn, pooling_comparison
-from section3.experiments._cnns import Images, count_parameters, tied
+from section3.experiments._cnns import ALONE, T95, Images, averaged, count_parameters, spread, tied
 from section3.models import mnist_cnn
+from tests.runs import small_run
+from utils.errors import UserError
+from utils.experiments import runner
 from utils.experiments.results import Result
 
 TINY = ("--mode", "quick", "--data", "embedded", "--epochs", "1", "--set", "filters=4,8")
@@ -53,6 +59,34 @@ def test_batchnorm_cnn(run_tiny: Callable[..., Result]) -> None:
     assert shares[0].mean() == pytest.approx(0.5, abs=0.1)  # normalised, beta is still 0
 
 
+def test_a_run_that_blew_up_is_not_averaged_over_nor_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, calls = batchnorm_cnn.train, list[Any]()
+
+    def blow_up(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["key"])
+        if len(calls) == 1:  # the first seed, without batch norm
+            raise FloatingPointError
+        return train(*arguments, **options)
+
+    monkeypatch.setattr(batchnorm_cnn, "train", blow_up)
+    budget = {"samples": 60, "epochs": 1, "seeds": 3, "filters": [4], "convolutions": 1}
+    result = runner.compute(small_run("batchnorm_cnn", tmp_path, budget | {"lr": [0.1]}))
+    assert calls == [(0,), (1,), (2,)] * 2
+    assert "(of 3 runs each 3 and 2 did not blow up)" in result.answer
+    assert len(result.arrays["plain_tests"]) == 2
+    assert result.arrays["plain_through"].shape == result.arrays["batchnorm_through"].shape
+
+
+def test_images_that_cannot_be_halved_are_refused_before_anything_is_trained(
+    tmp_path: Path,
+) -> None:
+    budget = {"samples": 40, "filters": [4, 4, 4]}
+    with pytest.raises(UserError, match="28x28 cannot be halved 3 times"):
+        runner.compute(small_run("pooling_comparison", tmp_path, budget))
+
+
 def test_cifar100_mlp_vs_cnn(run_tiny: Callable[..., Result]) -> None:
     result = run_tiny("cifar100_mlp_vs_cnn", *TINY, "--samples", "200")
     rows, metrics = result.tables["networks"].rows, result.metrics
@@ -87,12 +121,57 @@ def test_moved_images() -> None:
 
 def test_verdicts() -> None:
     ahead, near, behind = [0.90, 0.91, 0.92], [0.90, 0.91, 0.93], [0.70, 0.71, 0.72]
-    assert "three tie" in pooling_comparison.verdict(np.array([ahead, near, ahead]))
-    words = pooling_comparison.verdict(np.array([ahead, near, behind]))
-    assert words == "average-pool and max-pool tie, ahead of strided convolution"
-    words = pooling_comparison.verdict(np.array([behind, ahead, behind]))
-    assert words == "average-pool is ahead of max-pool and strided convolution"
-    assert tied([0.5], [0.9]), "one run each tells nothing"
+    verdict = pooling_comparison.verdict
+    words = "average-pool is ahead of max-pool and strided convolution by no more than noise"
+    assert verdict(np.array([ahead, near, ahead])) == words
+    words = "average-pool is ahead of strided convolution, and of max-pool by no more than noise"
+    assert verdict(np.array([ahead, near, behind])) == words
+    words = "average-pool is ahead of max-pool and strided convolution"
+    assert verdict(np.array([behind, ahead, behind])) == words
+
+
+def test_the_last_is_no_better_than_the_second_for_being_noisy() -> None:
+    """Nothing is said that would put the noisy third arm ahead of the second."""
+    spreads = np.array([-2, -1, 0, 1, 2]) / 1000
+    runs = np.stack([0.980 + spreads / 5, 0.975 + spreads / 5, 0.970 + 10 * spreads])
+    words = "max-pool is ahead of average-pool, and of strided convolution by no more than noise"
+    assert pooling_comparison.verdict(runs) == words
+
+
+def test_single_runs_tell_nothing() -> None:
+    assert tied([0.5], [0.9]) and tied([0.5], [0.9, 0.91])
+    assert pooling_comparison.verdict(np.array([[0.99], [0.5], [0.1]])) == ALONE
+    arrays = {
+        f"{arm}_{order}_test_accuracy": np.array([accuracy])
+        for arm, order, accuracy in (
+            ("mlp", "straight", 0.2), ("cnn", "straight", 0.5), ("cnn", "permuted", 0.35)
+        )
+    }  # fmt: skip
+    words = cifar100_mlp_vs_cnn.compared(arrays, "straight")
+    assert words == "the CNN is 30.0 points ahead of the MLP"
+    assert cifar100_mlp_vs_cnn.effect(arrays, "cnn") == "costs the CNN 15.0 points"
+    assert cifar100_mlp_vs_cnn.alone(1) == f"; {ALONE}" and not cifar100_mlp_vs_cnn.alone(2)
+    metrics = {"cnn_test": 0.5, "cnn_test_std": 0.0}
+    assert cifar100_mlp_vs_cnn.percent(metrics, "cnn", 1) == "50.0%"
+    assert spread(1.25, 2) == " ± 1.2" and averaged(1) == "n = 1"
+
+
+def test_verdicts_on_batch_norm() -> None:
+    plain, better = np.array([0.50, 0.51, 0.52]), np.array([0.60, 0.61, 0.62])
+    ahead = "With batch norm 10.0 points more of the test images are right"
+    assert batchnorm_cnn.verdict(plain, better) == f"{ahead}."
+    assert "tie" in batchnorm_cnn.verdict(plain, plain[1:])
+    assert batchnorm_cnn.verdict(plain[1:2], better) == f"{ahead} ({ALONE})."
+
+
+def test_two_sets_of_runs_are_told_apart_by_students_t() -> None:
+    np.testing.assert_allclose(T95, stdtrit(np.arange(1, len(T95) + 1), 0.975), atol=0.006)
+    five, two = np.arange(5.0), np.array([0.0, 1.0])
+    for other, margin in ((five, 2.31 * 1), (two, 12.71 * np.sqrt(0.5 + 0.25))):
+        at_equal_means = other - other.mean() + five.mean()
+        for first, second in ((five, at_equal_means), (at_equal_means, five)):
+            assert tied(first, second + 0.99 * margin)
+            assert not tied(first, second - 1.01 * margin)
 
 
 def test_measuring_channels_leaves_the_running_averages_alone(images: Images) -> None:
@@ -123,6 +202,17 @@ def test_top_guesses(images: Images) -> None:
     batch = images.raw, np.array([1, 1, 2, 2, 2, 0, 0, 3])
     shares = [cifar100_mlp_vs_cnn.top(Scores(), batch, k, 1) for k in (1, 2, 3, 4)]
     assert shares == [2 / 8, 5 / 8, 7 / 8, 1]
+
+
+@pytest.mark.parametrize("score", [0.3, np.nan])
+def test_equal_scores_are_ranked_as_argmax_does(images: Images, score: float) -> None:
+    class Same(Sequential):
+        def forward(self, x: np.ndarray) -> np.ndarray:
+            return np.full((len(x), 10), score)
+
+    batch = images.raw, np.array([0, 0, 4, 5, 6, 7, 8, 9])
+    shares = [cifar100_mlp_vs_cnn.top(Same(), batch, k, 1) for k in (1, 5)]
+    assert shares == [2 / 8, 3 / 8]
 
 
 def test_pixels_change_places_with_all_their_channels(images: Images) -> None:

@@ -74,6 +74,16 @@ def test_distances_must_lie_on_both_sides_of_the_edge() -> None:
             runner.compute(tiny("receptive_field", distances=distances))
 
 
+def test_a_field_larger_than_the_digits_is_refused() -> None:
+    with pytest.raises(UserError, match="depth must be at most 6, got 7"):
+        runner.compute(tiny("receptive_field", depth=7, distances=[3, 8]))
+
+
+def test_filters_must_be_two_numbers() -> None:
+    with pytest.raises(UserError, match=r"two numbers, one for each layer, got \[8\]"):
+        runner.compute(tiny("filters_and_feature_maps", filters=[8]))
+
+
 def test_filters_and_feature_maps(run_tiny: Callable[..., Result]) -> None:
     more = ("--set", "filters=4,6", "--set", "looked_at=20")
     result = run_tiny("filters_and_feature_maps", *TINY, *more)
@@ -89,6 +99,7 @@ def test_filters_and_feature_maps(run_tiny: Callable[..., Result]) -> None:
 def test_same_numbers_on_any_number_of_threads(name: str) -> None:
     first, second = (runner.compute(tiny(name, threads)) for threads in (1, 2))
     assert second.metrics == first.metrics and second.answer == first.answer
+    assert "(n = 1)" in first.answer and "±" not in first.answer
     for key, array in first.arrays.items():
         np.testing.assert_array_equal(second.arrays[key], array)
 

@@ -54,6 +54,8 @@ def test_cifar10_cnn(run_tiny: Callable[..., Result]) -> None:
     best = max(rows, key=lambda row: row[5])
     assert result.metrics["test_accuracy"] == best[6]
     assert np.trace(result.arrays["confusion"]) == round(1000 * best[6])
+    title = cifar10_cnn.draw(result)["accuracy"].get_suptitle()
+    assert {f"after {count}" in title for count in (1, 2)} == {True} and title.endswith("(n = 1)")
 
 
 def test_every_model_scores_the_classes(tmp_path: Path) -> None:

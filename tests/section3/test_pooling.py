@@ -102,6 +102,14 @@ def test_the_default_stride_is_the_kernel() -> None:
     assert not MaxPool2D(2, stride=1).side_by_side and not MaxPool2D(2, padding=1).side_by_side
 
 
+@both
+def test_whole_numbers_are_pooled_as_floats(kind: Any) -> None:
+    x = rng().integers(0, 256, (2, 5, 4, 3), np.uint8)
+    y = kind(2)(x)
+    assert y.dtype == np.float32
+    np.testing.assert_array_equal(y, kind(2)(x.astype(np.float32)))
+
+
 # --- what others got wrong ----------------------------------------------------------------
 
 

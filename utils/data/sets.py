@@ -76,7 +76,8 @@ def load(
     sources, timeout: other mirrors and seconds (connect, read), for tests.
 
     Warns when a download failed and embedded data is used instead. Raises DataError for an
-    unknown name or policy, a damaged or incomplete set, or real data that cannot be had.
+    unknown name or policy, a COURSE_DATA_DIR that does not exist, a damaged or incomplete
+    set, or real data that cannot be had.
     """
     if name not in sources:
         raise DataError(f"There is no data set {name!r}: choose from {', '.join(sources)}.")
@@ -111,6 +112,18 @@ def _missing(source: Source, folder: Path) -> tuple[str, ...]:
 
 
 def data_folder(root: str | Path | None = None) -> Path:
-    """Where the data lies: `root`, else $COURSE_DATA_DIR, else `data/` of the repository."""
-    repository = Path(__file__).resolve().parents[2]
-    return Path(root or os.environ.get("COURSE_DATA_DIR") or repository / "data").expanduser()
+    """Where the data lies: `root`, else $COURSE_DATA_DIR, else `data/` of the repository.
+
+    Raises DataError where it is the variable that counts, and it names no folder.
+    """
+    if root:
+        return Path(root).expanduser()
+    named = os.environ.get("COURSE_DATA_DIR")
+    if not named:
+        return Path(__file__).resolve().parents[2] / "data"
+    folder = Path(named).expanduser()
+    if not folder.is_dir():
+        raise DataError(
+            f"COURSE_DATA_DIR names {folder}, which is no folder: correct or create it."
+        )
+    return folder

@@ -169,6 +169,16 @@ def test_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("mnist").provenance == "unverified copy"
 
 
+def test_a_variable_that_names_no_folder_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "mistyped"))
+    with pytest.raises(DataError, match=r"COURSE_DATA_DIR names .*mistyped, which is no folder"):
+        load("mnist")
+    assert load("mnist", "embedded").provenance == "embedded stand-in"
+    assert data_folder(tmp_path / "other") == tmp_path / "other"
+
+
 def test_importing_is_light() -> None:
     code = "import sys, utils.data; print([m for m in ('pooch', 'sklearn') if m in sys.modules])"
     root = Path(__file__).resolve().parents[3]
