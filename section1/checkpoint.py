@@ -63,6 +63,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(part, 0o644)  # temporary files are private, checkpoints are not
         os.replace(part, path)
     except BaseException:
         Path(part).unlink(missing_ok=True)  # renamed already, where Ctrl-C came right after

@@ -1,9 +1,9 @@
 """Initial weights: random enough to differ, scaled so that signals neither die nor explode.
 
 Units that start alike get the same gradient and stay alike for ever, so weights start at
-random. A unit that sums `fan_in` inputs multiplies their variance by fan_in * var(w):
-each recipe below chooses var(w) so that this comes to about one, layer after layer
-(report.tex, eq:initializers).
+random. A unit that sums `fan_in` inputs multiplies their variance by fan_in * var(w), layer
+after layer: Xavier chooses var(w) so that this comes to about one, He to two, for ReLU drops
+half the signal (report.tex, eq:initializers).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Shape = tuple[int, ...]
 def fans(shape: Shape) -> tuple[int, int]:
     """How many inputs an output sums (fan_in), and how many outputs an input feeds (fan_out).
 
-    Linear (in, out): in and out. Conv2D (KH, KW, C/groups, F): KH*KW*C/groups and KH*KW*F.
+    Linear (in, out): in and out. Conv2D (KH, KW, C/groups, F): KH*KW*C/groups and KH*KW*F
+    (as PyTorch counts; with groups an input feeds but a share of these outputs).
     """
     if len(shape) < 2:
         raise ValueError(f"fan-in and fan-out need a shape of two axes or more, got {shape}")

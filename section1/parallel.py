@@ -22,8 +22,8 @@ T = TypeVar("T")
 
 
 def available_threads() -> int:
-    """The number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):  # honours containers and taskset; Linux only
+    """The number of cores that this process may run on; a quota of their time does not count."""
+    if hasattr(os, "sched_getaffinity"):  # honours cpusets and taskset; Linux only
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 

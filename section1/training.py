@@ -5,9 +5,9 @@ For each batch: forward, loss, backward, update. `TrainingStep` does that for on
 
 To use every core, a batch is cut into micro-batches, each with a replica of the model.
 The loss is a mean, so its gradient is the weighted sum of the micro-batches' gradients. The
-cut depends on the model and the batch alone and the sum runs in a fixed order: the result is
-the same bit for bit on any number of threads. Where batch norm needs all rows, only the layers
-between are cut (`row_parallel.py`).
+cut depends on the model, the batch and, where that is short, the memory, and the sum runs in a
+fixed order: the result is the same bit for bit on any number of threads. Where batch norm needs
+all rows, only the layers between are cut (`row_parallel.py`).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class History:
 
 def micro_batches(rows: int, at_most: int) -> list[slice]:
     """Cut `rows` into as few nearly equal runs as hold `at_most` rows each."""
-    pieces = math.ceil(rows / at_most)
+    pieces = max(1, math.ceil(rows / at_most))
     ends = [rows * k // pieces for k in range(pieces + 1)]
     return [slice(a, b) for a, b in zip(ends, ends[1:])]
 
@@ -248,7 +248,8 @@ def fit(
         on_gradients: called between backward and update, to clip gradients or look at them.
         on_epoch: called with the history after each epoch.
         checkpoints: a folder for `last.npz`, written after every epoch, and `best.npz`, the
-            epoch with the highest validation metric (without one: the lowest loss).
+            epoch with the highest validation metric (without a metric: the lowest validation
+            loss; without validation data there is none).
         resume: go on from `last.npz` where there is one; the end is the same bit for bit as
             that of a run that was not interrupted.
 
@@ -316,7 +317,10 @@ def evaluate(
     metric: Metric | None = accuracy,
     threads: int | None = None,
 ) -> tuple[float, float]:
-    """(loss, metric) over `data`, in evaluation mode, without learning."""
+    """(loss, metric) over `data`, in evaluation mode, without learning.
+
+    Raises ValueError where there are no rows.
+    """
     with Workers(threads) as workers, one_blas_thread():
         return _evaluate(model, loss, data, metric, workers)
 
@@ -325,6 +329,8 @@ def _evaluate(
     model: Layer, loss: Loss, data: Batch, metric: Metric | None, workers: Workers
 ) -> tuple[float, float]:
     x, y = data
+    if not len(x):
+        raise ValueError("there are no rows to evaluate")
     total = loss.weight(y)
 
     def measure(rows: slice) -> tuple[float, float]:

@@ -28,8 +28,8 @@ FAULTS: dict[str, Fault] = {
     "scaled by 1.0001": lambda g: g * 1.0001,
     "wrong sign": lambda g: -g,
     "zero": np.zeros_like,
-    "times the batch size": lambda g: g * len(g),
-    "divided by the batch size": lambda g: g / len(g),
+    "times its length": lambda g: g * len(g),
+    "divided by its length": lambda g: g / len(g),
     "transposed": lambda g: g.T.reshape(g.shape),
     "one wrong element": one_element,
 }

@@ -6,8 +6,9 @@ right only if it agrees with the difference to many digits. Three things make th
 
 - Three steps h, 2h, 4h, combined so that the errors in t^2 and t^4 cancel (Richardson).
   So h need not be tiny, and rounding hardly matters.
-- The rounding of f is measured. No tolerance is absolute: a gradient is compared relative
-  to its own size, however small, down to the size that rounding hides.
+- The rounding of f is measured. A gradient is compared relative to its own size or, where
+  that is smaller, to the size at which rounding alone makes a relative error of the tolerance.
+  If all is so small that rounding hides it, nothing has been shown, unless it is zero.
 - A kink (ReLU at 0, a tie in max-pooling) has no slope to compare with. It is found from f
   alone: there the slopes from the left and the right still differ as t goes to 0, or the
   three steps disagree. Such elements are set aside and counted; too many, and nothing has
@@ -106,7 +107,7 @@ def check_layer(
     reseeded before every forward pass, and its values and buffers end as they were. At
     most `sample` elements of an array are checked, chosen by `rng`.
     """
-    x, before = np.array(x), [array.copy() for array in layer.buffers()]
+    x, before = np.array(x, order="C"), [array.copy() for array in layer.buffers()]
     layer.reseed(0)
     dy = rng.standard_normal(layer.forward(x).shape)
 
@@ -134,7 +135,7 @@ def check_loss(
     step: float = STEP,
 ) -> Report:
     """Check the gradient of a loss along a float64 prediction."""
-    prediction = np.array(prediction)
+    prediction = np.array(prediction, order="C")
     loss.forward(prediction, target)
     arrays: Arrays = {"prediction": (prediction, loss.backward().copy())}
 
@@ -162,7 +163,7 @@ def check_model(
 
     The conditions are those of `check_layer`.
     """
-    x, before = np.array(x), [array.copy() for array in model.buffers()]
+    x, before = np.array(x, order="C"), [array.copy() for array in model.buffers()]
 
     def terms() -> np.ndarray:
         model.reseed(0)
@@ -308,7 +309,7 @@ class _Check:
         second = (4 * centred[1] - centred[2]) / 3
         value = (16 * first - second) / 15  # without t^4
         jump = (8 * (2 * bend[0] - bend[1]) - (2 * bend[1] - bend[2])) / 7  # without t, t^3
-        uncertainty = 30 * self.noise / h  # the jump has a standard error of 6 noise / h
+        uncertainty = 30 * self.noise / h  # the jump has a standard error of 4.7 noise / h
         limit = max(self.tolerance * abs(value), uncertainty)
         smooth = abs(jump) <= limit and abs(first - second) <= limit / 5
         return _Slope(value, uncertainty, smooth)

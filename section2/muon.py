@@ -1,8 +1,8 @@
 """Muon: for a matrix, a step in which every direction counts alike.
 
 The momentum of a weight matrix is mostly a few strong directions. Muon replaces it by the
-nearest matrix whose singular values are all about one, so that weak directions learn too
-(report.tex, eq:newton-schulz).
+nearest matrix whose singular values are about one, all but the smallest, so that weak
+directions learn too (report.tex, eq:newton-schulz).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ COEFFICIENTS = 3.4445, -4.7750, 2.0315  # tuned for the steepest start, not to c
 
 
 def orthogonalized(matrix: np.ndarray, steps: int = 5, eps: float = 1e-7) -> np.ndarray:
-    """U S V^T with its singular values S pushed to between about 0.7 and 1.2.
+    """U S V^T with all but the smallest singular values S pushed to between about 0.7 and 1.2.
 
     Newton-Schulz: X <- a X + (b (X X^T) + c (X X^T)^2) X applies a s + b s^3 + c s^5 to each
     singular value s and leaves U and V alone, so no decomposition is needed. It starts from

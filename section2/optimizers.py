@@ -129,7 +129,7 @@ class Nesterov(Momentum):
 class AdaGrad(Rule):
     """v <- v + g^2;  w <- w - lr g / (sqrt(v) + eps): rarely used weights take larger steps.
 
-    v only grows, so steps only shrink.
+    v only grows, so the rate of each weight only falls.
     Source: Duchi, Hazan, Singer, Adaptive subgradient methods for online learning and
     stochastic optimization (2011).
     """

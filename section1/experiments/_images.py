@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from section1.functions import softmax
 from section1.layer import Layer
 from section1.training import Batch, predict
+from utils.errors import UserError
 from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -39,7 +40,10 @@ def load_rows(run: Run, name: str) -> Rows:
     The mean training image is taken off each, and all is divided by one number, so that the
     training pixels have mean 0, each, and standard deviation 1, all together: what all images
     have in common would only limit the learning rate (LeCun et al., Efficient BackProp, 1998).
+    Raises UserError for fewer than three samples: two to learn from, and one held out.
     """
+    if run.budget.samples < 3:
+        raise UserError(f"samples must be at least 3, got {run.budget.samples}")
     data = run.load(name).subset(run.budget.samples, rng=run.rng(SPLIT))
     held_out = math.ceil(len(data.train_x) / 10)
     split = data.split_validation(held_out, run.rng(SPLIT + 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,3 +112,42 @@ def mean_std(values: Iterable[float]) -> tuple[float, float]:
     """Mean and sample standard deviation (0 for a single value)."""
     numbers = np.asarray(list(values), float)
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
+
+
+def telling_gap(scores: np.ndarray) -> float:
+    """How far apart two means, of `scores` (arms, n), must lie for n seeds to tell them apart.
+
+    Chance alone moves two means of n runs apart by s sqrt(2 / n), the standard deviation of
+    their difference. The best of several arms is a lucky one too, so it takes three of these.
+    s is that of the median arm, which a single wild arm does not change; from few runs it comes
+    out too small, by about sqrt((n - 1) / n). A single seed tells nothing: the gap is infinite.
+    """
+    n = scores.shape[1]
+    if n == 1:
+        return math.inf
+    return float(3 * np.median(scores.std(axis=1, ddof=1)) * math.sqrt(2 / (n - 1)))
+
+
+def level_with_best(scores: np.ndarray, names: Sequence[str]) -> list[str]:
+    """Those whose mean, of `scores` (arms, n), n seeds cannot tell from the best mean."""
+    means = scores.mean(axis=1)
+    return [name for name, mean in zip(names, means) if mean >= means.max() - telling_gap(scores)]
+
+
+def in_front(scores: np.ndarray, names: Sequence[str]) -> str:
+    """Who is ahead, or who is level with the best, in words."""
+    level = level_with_best(scores, names)
+    if not level[1:]:
+        return f"{level[0]} is ahead"
+    who = "all" if len(level) == len(names) else ", ".join(level)
+    return f"{who} are level as far as these seeds can tell"
+
+
+def standing(scores: np.ndarray, names: Sequence[str]) -> str:
+    """The title of a comparison in per cent (arms, n): who is in front, and who is last."""
+    means = scores.mean(axis=1)
+    words = (
+        f"{in_front(scores, names)}; {names[means.argmin()]} is last, "
+        f"{np.ptp(means):.2f} percentage points behind the best"
+    )
+    return words[0].upper() + words[1:]

@@ -12,7 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import account_of_errors, draw_errors, load_rows
-from section1.experiments._training import mean_std, one_for_each, rise_and_fall, train
+from section1.experiments._training import (
+    level_with_best,
+    mean_std,
+    one_for_each,
+    rise_and_fall,
+    standing,
+    train,
+)
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -28,12 +35,6 @@ NAMES = {
     "gelu": "GELU",
 }
 INIT = {"sigmoid": "xavier_normal", "tanh": "xavier_normal"}
-
-
-def level_with_best(scores: np.ndarray, names: list[str]) -> list[str]:
-    """Those whose mean (of scores (arms, n)) is within the median arm's std of the best mean."""
-    means, stds = np.array([mean_std(row) for row in scores]).T
-    return [name for name, mean in zip(names, means) if mean >= means.max() - np.median(stds)]
 
 
 def compute(run: Run) -> Result:
@@ -82,7 +83,7 @@ def compute(run: Run) -> Result:
         f"{means[high]:.2%} ({high}) of the test images, {100 * (means[high] - means[low]):.2f} "
         f"percentage points apart. ReLU reaches {relu:.2%} ± {100 * relu_std:.2f} points "
         f"(n = {budget.seeds}). "
-        + (f"Level within the usual spread of seeds: {', '.join(level)}. " if level[1:] else "")
+        + (f"Level as far as these seeds can tell: {', '.join(level)}. " if level[1:] else "")
         + f"On validation data {NAMES[best]} is best."
     )
     return Result(answer, "relu_test_accuracy", metrics, curves, tables, arrays)
@@ -96,13 +97,7 @@ def draw(result: Result) -> dict[str, Figure]:
     accuracy, axes = plots.grid(width=6.8, height=3.2)
     plots.show_runs(axes[0, 0], scores, [f"{row[0]}\n(lr {row[2]:g})" for row in rows])
     axes[0, 0].set(ylabel="test accuracy (%)")
-    means = scores.mean(axis=1)
-    level = level_with_best(scores, names)
-    first = f"{', '.join(level)} are level" if level[1:] else f"{level[0]} is ahead"
-    accuracy.suptitle(
-        f"{first}; {names[means.argmin()]} is last, "
-        f"{np.ptp(means):.2f} percentage points behind the best"
-    )
+    accuracy.suptitle(standing(scores, names))
 
     curves, axes = plots.grid(width=6.4, height=4)
     for name, label in NAMES.items():

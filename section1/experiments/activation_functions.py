@@ -1,8 +1,8 @@
 """Which activations let gradients through, and for which inputs do they stop them?
 
 Backpropagation multiplies every gradient by the slope of the activation. Where the slope
-is almost zero a unit learns nothing; where it is never above 1/4, as for the sigmoid, ten
-layers leave at most a millionth of a gradient.
+is almost zero a unit learns nothing; where it is never above 1/4, as for the sigmoid, the
+slopes of ten layers leave at most a millionth of a gradient, if the weights do not make up for it.
 """
 
 from __future__ import annotations

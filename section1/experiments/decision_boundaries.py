@@ -78,13 +78,14 @@ def compute(run: Run) -> Result:
                 ]
                 test_mean, test_std = mean_std(t.test_metric for t in runs)
                 train_mean, train_std = mean_std(
-                    evaluate(t.model, SoftmaxCrossEntropy(), data)[1]
+                    evaluate(t.model, SoftmaxCrossEntropy(), data, threads=run.threads)[1]
                     for t, (data, _) in zip(runs, sets)
                 )
                 rows.append([name, shape, train_mean, train_std, test_mean, test_std, len(runs)])
                 metrics[f"{name}_{shape}_train"] = train_mean
                 metrics[f"{name}_{shape}_test"] = test_mean
-                arrays[f"{name}_{shape}"] = predict(runs[0].model, grid.astype(np.float32)).reshape(
+                logits = predict(runs[0].model, grid.astype(np.float32), threads=run.threads)
+                arrays[f"{name}_{shape}"] = logits.reshape(
                     len(SPAN), len(SPAN), classes
                 )  # (grid points, K) -> (rows, columns, K)
     words = []

@@ -15,7 +15,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std, one_for_each, rise_and_fall, train
+from section1.experiments._training import (
+    mean_std,
+    one_for_each,
+    rise_and_fall,
+    standing,
+    train,
+)
 from section1.functions import softmax
 from section1.losses import Loss, MeanSquaredError, MulticlassHinge, SoftmaxCrossEntropy
 from section1.mlp import MLP
@@ -136,11 +142,7 @@ def draw(result: Result) -> dict[str, Figure]:
         plots.plot_curve(axes[0, 1], result.curves[name], label, marker="o", ms=3)
     axes[0, 1].legend(loc="lower right")
     axes[0, 1].set_title("on the way there (bands: one standard deviation)")
-    means = scores.mean(axis=1)
-    accuracies.suptitle(
-        f"{rows[means.argmax()][0].capitalize()} classifies best, "
-        f"{rows[means.argmin()][0]} worst: {np.ptp(means):.2f} percentage points between them"
-    )
+    accuracies.suptitle(standing(scores, [row[0].replace(",", " with") for row in rows]))
 
     reliability, axes = plots.grid(width=5.6, height=4.4)
     place = axes[0, 0]

@@ -17,6 +17,7 @@ from section1.losses import MeanSquaredError
 from section1.sgd import SGD
 from section1.training import Batch, evaluate, predict
 from utils.data.functions import TARGETS_1D
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -35,6 +36,8 @@ def sample(n: int, noise: float, rng: np.random.Generator) -> Batch:
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if budget.noise == 0:
+        raise UserError("noise must be above 0: errors are given as multiples of it")
     run.note_data("samples", f"the function 'sines' with normal noise of std {budget.noise:g}")
     metrics, curves, rows, arrays = {"noise_floor": budget.noise}, {}, [], {}
     epochs = range(1, budget.epochs + 1)
@@ -60,8 +63,10 @@ def compute(run: Run) -> Result:
                     schedule=rise_and_fall(budget.lr, run, most),
                 )  # fmt: skip
                 runs.append(trained)
-                fits.append(predict(trained.model, X[:, None])[:, 0])
-                error, _ = evaluate(trained.model, MeanSquaredError(), data, metric=None)
+                fits.append(predict(trained.model, X[:, None], threads=run.threads)[:, 0])
+                error, _ = evaluate(
+                    trained.model, MeanSquaredError(), data, metric=None, threads=run.threads
+                )
                 errors.append(error**0.5)
                 if seed == 0:
                     arrays[f"x_{n}"], arrays[f"y_{n}"] = data[0][:, 0], data[1]

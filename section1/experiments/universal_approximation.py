@@ -65,7 +65,8 @@ def compute(run: Run) -> Result:
                     )  # fmt: skip
                     errors[seed, column] = trained.test_loss**0.5
                     if seed == 0:
-                        arrays[f"{name}_{width}"] = predict(trained.model, dense)[:, 0]
+                        fit = predict(trained.model, dense, threads=run.threads)
+                        arrays[f"{name}_{width}"] = fit[:, 0]
             arrays[f"{name}_errors"] = errors
             curves[name] = Curve.over_runs(
                 budget.widths, errors, "hidden units", "RMSE on a dense grid (units of f)"

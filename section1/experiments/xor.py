@@ -51,7 +51,8 @@ def compute(run: Run) -> Result:
                 "epoch",
                 "binary cross-entropy (nats)",
             )
-            arrays[f"plane_{width}"] = sigmoid(predict(runs[0].model, plane)).reshape(81, 81)
+            logits = predict(runs[0].model, plane, threads=run.threads)
+            arrays[f"plane_{width}"] = sigmoid(logits).reshape(81, 81)
     widest = widths[-1]
     metrics["solved"] = metrics[f"solved_{widest}"]
     enough = [width for width in widths if metrics[f"solved_{width}"] == 1]

@@ -81,6 +81,11 @@ def validation_scores(trained: list[Trained | None], guessing: float) -> list[fl
 def compute(run: Run) -> Result:
     budget = run.budget
     data = load_rows(run, "mnist")
+    if min(budget.batch_size, *budget.batch_sizes, len(data.validation[0])) < 2:
+        raise UserError(
+            "batch norm needs two images or more: batch_size and batch_sizes must be at least 2, "
+            "and samples at least 11, for a tenth of them is for validation"
+        )
     seeds, epochs, guessing = range(budget.seeds), range(1, budget.epochs + 1), 0.1
     metrics, curves, rates, batches = {}, {}, [], []
     runs: dict[tuple[str, float], list[Trained | None]] = {}

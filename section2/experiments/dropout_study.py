@@ -21,6 +21,7 @@ from section1.losses import SoftmaxCrossEntropy
 from section1.training import Batch, evaluate
 from section2.models import fully_connected_net
 from section2.optimizers import Adam
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -51,6 +52,10 @@ def scores(trained: Trained, few: Batch, threads: int | None) -> list[tuple[floa
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if max(budget.rates) >= 1:
+        raise UserError(f"rates must be chances below 1, got {max(budget.rates):g}")
+    if max(budget.wrong) > 1:
+        raise UserError(f"wrong must be shares of at most 1, got {max(budget.wrong):g}")
     data = load_rows(run, "mnist")
     true = data.train[0][: budget.images], data.train[1][: budget.images]
     sizes = [data.features, budget.width, budget.width, len(data.classes)]

@@ -93,8 +93,8 @@ def compute(run: Run) -> Result:
         f" A centred difference is best at a step of {result.metrics['centred_best_step']:.0e} "
         f"(error {result.metrics['centred_best_error']:.0e}), an extrapolated one at "
         f"{result.metrics['extrapolated_best_step']:.0e} "
-        f"({result.metrics['extrapolated_best_error']:.0e}); in float32 none does better than "
-        f"{result.metrics['centred32_best_error']:.0e}."
+        f"({result.metrics['extrapolated_best_error']:.0e}); in float32 a centred one errs by at "
+        f"least {result.metrics['centred32_best_error']:.0e}."
     )
     return result
 

@@ -24,6 +24,7 @@ from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
 from section1.training import Batch
 from section2.models import fully_connected_net
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -81,6 +82,8 @@ def by_distance(losses: np.ndarray, span: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if min(budget.batch_size, budget.images) < 2:
+        raise UserError("batch norm needs two images: batch_size and images of at least 2")
     data = load_rows(run, "mnist")
     x, y = data.train
     some = x[: budget.images], y[: budget.images]

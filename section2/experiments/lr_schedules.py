@@ -1,9 +1,9 @@
 """Does it pay to change the learning rate while training, and how much does the schedule matter?
 
 The same ReLU network learns MNIST by gradient descent with momentum, with every schedule of
-the course at the same number of steps. Each schedule gets the highest rate of a small grid
-that does best on validation data, the mean over all seeds; so that a schedule is not praised
-for a smaller rate alone. The test set is looked at for that rate only.
+the course at the same number of steps. Each schedule has a peak rate of its own, the one of a
+small grid that does best on validation data, the mean over all seeds; so that a schedule is not
+praised for a smaller rate alone. The test set is looked at for that rate only.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std
-from section1.experiments.activation_comparison import level_with_best
+from section1.experiments._training import level_with_best, mean_std, telling_gap
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2 import schedules
@@ -121,13 +120,14 @@ def compute(run: Run) -> Result:
     means = scores.mean(axis=1)
     metrics["gain_over_constant"] = float(100 * (means[1:].max() - means[0]))
     best = int(means.argmax())
-    level = level_with_best(scores, list(SCHEDULES))
+    names = list(SCHEDULES)
+    level = [name for name in level_with_best(scores, names) if name != names[best]]
     answer = (
-        f"{verdict(rows, scores)} The best is {rows[best][0]} with {means[best]:.2%} ± "
+        f"{verdict(scores)}. The best is {rows[best][0]} with {means[best]:.2%} ± "
         f"{100 * rows[best][4]:.2f} points of the test images"
         + (f"; constant has {means[0]:.2%} ± {100 * rows[0][4]:.2f}" if best else "")
         + f" (n = {budget.seeds}, each at its best of {len(budget.peaks)} rates by validation). "
-        f"Within one standard deviation of the best: {listed(level)}."
+        f"Level with it as far as these seeds can tell: {listed(level) if level else 'none'}."
     )
     columns = ["schedule", "highest lr", "validation accuracy", "test accuracy", "std", "n"]
     return Result(
@@ -136,14 +136,16 @@ def compute(run: Run) -> Result:
     )  # fmt: skip
 
 
-def verdict(rows: list[list], scores: np.ndarray) -> str:
-    """How many schedules do better than a constant rate by more than the spreads of both."""
-    constant, *others = rows
-    better = [row[0] for row in others if row[3] - row[4] > constant[3] + constant[4]]
-    worse = [row[0] for row in others if row[3] + row[4] < constant[3] - constant[4]]
-    words = f"{len(better)} of {len(others)} schedules are clearly better than a constant rate"
-    words += f", {listed(worse) if worse else 'none'} clearly worse"
-    return f"{words} (mean ± standard deviation do not overlap)."
+def verdict(scores: np.ndarray) -> str:
+    """How many schedules do better than a constant rate, and which worse, by `scores` (arms, n)."""
+    constant, *others = scores.mean(axis=1)
+    gap = telling_gap(scores)
+    better = sum(mean > constant + gap for mean in others)
+    worse = [name for name, mean in zip(list(SCHEDULES)[1:], others) if mean < constant - gap]
+    return (
+        f"{better} of {len(others)} schedules are better than a constant rate by more than chance "
+        f"explains, {listed(worse) if worse else 'none'} worse"
+    )
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -175,7 +177,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_ylabel("test accuracy (%)")
     best = int(means.argmax())
     gain = f", {means[best] - means[0]:.2f} percentage points above a constant rate" if best else ""
-    accuracy.suptitle(f"{rows[best][0]} ends highest{gain}; {verdict(rows, scores)}")
+    accuracy.suptitle(f"{rows[best][0]} ends highest{gain}; {verdict(scores)}")
 
     course, axes = plots.grid(1, 2, width=5.2, height=4.2)
     for number, name in enumerate(SCHEDULES):

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
-from section1.experiments.activation_comparison import level_with_best
+from section1.experiments._training import in_front, level_with_best, mean_std
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2.experiments._optimizers import NAMES, Learned, listed, look
@@ -123,7 +122,7 @@ def finding(title: str, rows: list[list[Any]], scores: np.ndarray) -> str:
     return (
         f"On {title} {fastest(title, rows)}. On the test set {best[1]} is best with "
         f"{best[5]:.2%} ± {100 * best[6]:.2f} points, "
-        + (f"level with {listed(level)} within one standard deviation, " if level else "")
+        + (f"level with {listed(level)} as far as these seeds can tell, " if level else "")
         + f"{worst[1]} last with {worst[5]:.2%}; Adam has {adam[5]:.2%} ± {100 * adam[6]:.2f}."
     )
 
@@ -157,8 +156,7 @@ def draw(result: Result) -> dict[str, Figure]:
         lrs = {row[1]: row[2] for row in rows if row[0] == title}
         plots.show_runs(place, scores, [f"{name}\n(lr {lr:g})" for name, lr in lrs.items()])
         place.set(ylabel="test accuracy (%)", title=title)
-        level = level_with_best(scores, NAMES)
-        words.append(f"{listed(level)} {'are level' if level[1:] else 'is ahead'} on {title}")
+        words.append(f"on {title} {in_front(scores, NAMES)}")
     axes[0, 0].set_xlabel("")
     accuracy.suptitle(f"At the end {'; '.join(words)}")
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from section1.experiments import _images, loss_comparison
+from section1.experiments._training import in_front, level_with_best, standing
 from utils.errors import UserError
 from utils.experiments import registry, runner
 from utils.experiments.budget import Budget
@@ -92,6 +93,28 @@ def test_same_numbers_on_any_number_of_threads(name: str) -> None:
         assert other.arrays.keys() == first.arrays.keys()
         for key, array in first.arrays.items():
             np.testing.assert_array_equal(other.arrays[key], array)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+def test_arms_that_are_equal_are_called_level(n: int) -> None:
+    """Mostly all eight of them; and one that is far better is ahead."""
+    names, counts = list("abcdefgh"), []
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        scores = rng.standard_normal((8, n))
+        counts.append(len(level_with_best(scores, names)))
+        scores[3] += 20
+        assert in_front(scores, names) == "d is ahead"
+    assert np.mean(counts) > 7.3 and np.mean(np.array(counts) == 8) > 0.7
+
+
+def test_the_standing_in_words() -> None:
+    scores, names = np.array([[90.0, 90.2], [95.2, 95.4], [95.3, 95.5]]), ["a", "b", "c"]
+    assert standing(scores, names) == (
+        "B, c are level as far as these seeds can tell; a is last, 5.30 percentage points behind "
+        "the best"
+    )
+    assert standing(scores[:, :1], names).startswith("All are level as far as these seeds can tell")
 
 
 def test_confusion_counts_and_the_worst_pairs() -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from section1 import parallel
 from section1.activations import ACTIVATIONS
 from section1.experiments._functions import tanh_units
 from section1.experiments.activation_functions import value_and_slope, where
+from tests.runs import small_run
+from utils.errors import UserError
+from utils.experiments import runner
 from utils.experiments.results import Result
 
 RunTiny = Callable[..., Result]
@@ -102,6 +107,30 @@ def test_regression(run_tiny: RunTiny) -> None:
     assert "Noise is fitted" in result.answer and "with 10 samples" in result.answer
     assert result.curves["validation_10"].n == 2
     assert result.arrays["fits_200"].shape == (2, 401)
+
+
+def test_noise_of_zero_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="noise must be above 0"):
+        runner.compute(small_run("regression", tmp_path, {"noise": 0.0}))
+
+
+@pytest.mark.parametrize(
+    ("name", "budget"),
+    [
+        ("xor", {"hidden": [2]}),
+        ("decision_boundaries", {"shapes": ["0"], "samples": 40}),
+        ("universal_approximation", {"widths": [2], "targets": ["sines"], "targets_2d": ["bumps"]}),
+        ("regression", {"samples": [8]}),
+    ],
+)
+def test_no_more_threads_than_asked_for(
+    name: str, budget: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never() -> int:
+        raise AssertionError("all cores were taken, where one thread was asked for")
+
+    monkeypatch.setattr(parallel, "available_threads", never)
+    runner.compute(small_run(name, tmp_path, {"seeds": 1, "epochs": 1, **budget}, threads=1))
 
 
 def test_regression_with_one_seed(run_tiny: RunTiny) -> None:

@@ -379,6 +379,13 @@ def test_evaluate_and_predict(loss: object) -> None:
     assert [layer.training for layer in model.layers[:2]] == [False, True][: len(model)]
 
 
+def test_no_rows_are_predicted_but_not_evaluated() -> None:
+    x, y = problem(30)
+    assert predict(new_model(), x[:0]).shape == (0, SIZES[-1])
+    with pytest.raises(ValueError, match="no rows to evaluate"):
+        evaluate(new_model(), SoftmaxCrossEntropy(), (x[:0], y[:0]))
+
+
 def test_evaluate_without_metric() -> None:
     x, y = problem(30)
     value, metric = evaluate(new_model(), SoftmaxCrossEntropy(), (x, y), metric=None)

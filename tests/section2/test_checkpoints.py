@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def test_a_run_that_is_finished_is_not_repeated(tmp_path: Path) -> None:
     assert vars(again) == vars(history)
     for old, new in zip(before, everything(model, optimizer)):
         np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other permissions")
+def test_others_may_read_a_checkpoint(tmp_path: Path) -> None:
+    model, optimizer = make()
+    train(model, optimizer, epochs=1, checkpoints=tmp_path)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o644}
 
 
 @pytest.mark.parametrize("metric", [accuracy, None])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,9 @@ from section2.experiments import _account, _checks, dropout_study, gradient_chec
 from section2.experiments.batchnorm_study import batch_statistics
 from section2.gradient_check import TOLERANCE
 from section2.models import fully_connected_net
+from tests.runs import small_run
+from utils.errors import UserError
+from utils.experiments import runner
 from utils.experiments.registry import ROOT
 from utils.experiments.results import Result
 
@@ -102,6 +106,28 @@ def test_gradient_flow(run_tiny: Callable[..., Result]) -> None:
     assert result.metrics["batchnorm_scale_factor"] < 2
     assert result.metrics["relu_large_plain_factor"] > 1e3, "exploding"
     assert len(result.curves["arriving_sigmoid_xavier_plain_20"].y) == 20
+
+
+# --- what is refused ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "complaint"),
+    [
+        ("dropout_study", {"rates": [0.0, 1.0]}, "rates must be"),
+        ("dropout_study", {"wrong": [1.5]}, "wrong must be"),
+        ("batchnorm_study", {"batch_sizes": [1, 4]}, "at least 2"),
+        ("batchnorm_study", {"samples": 10}, "samples at least 11"),
+        ("loss_landscape", {"batch_size": 1}, "at least 2"),
+        ("loss_landscape", {"samples": 2}, "samples must be at least 3"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense_are_refused(
+    name: str, changes: dict, complaint: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        runner.compute(small_run(name, tmp_path, changes))
 
 
 # --- batchnorm_study ---------------------------------------------------------------------

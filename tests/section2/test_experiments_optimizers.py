@@ -187,6 +187,13 @@ def test_usable_rates_are_those_next_to_the_best() -> None:
     assert lr_sensitivity.usable(np.array([0.5, 0.5])) == (0, 1)
 
 
+def test_one_seed_calls_no_schedule_better() -> None:
+    scores = np.linspace(0.9, 1, len(lr_schedules.SCHEDULES))[:, None]
+    assert lr_schedules.verdict(scores).startswith("0 of 7 schedules are better")
+    more = scores + np.array([0, 1e-3, -1e-3])
+    assert lr_schedules.verdict(more).startswith("7 of 7 schedules are better")
+
+
 def test_feed_cuts_the_passes_into_stretches() -> None:
     x, y = np.arange(10)[:, None], np.arange(10)
     feed = Feed((x, y), 4, 2)  # three batches a pass, two a stretch

@@ -243,6 +243,22 @@ def test_large_arrays_are_sampled_by_the_seed() -> None:
     assert (row.size, row.checked) == (1200, 25)
 
 
+def test_the_order_of_an_array_in_memory_does_not_matter() -> None:
+    rng = np.random.default_rng(0)
+    model, loss = Linear(C, K, rng=rng, dtype=np.float64), MeanSquaredError()
+    x, zero = np.asfortranarray(rng.standard_normal((N, C))), FAULTS["zero"]
+    target, other = rng.standard_normal((N, K)), rng.standard_normal((N, C))
+    assert check_layer(model, x, rng=rng).passed
+    assert check_model(model, loss, x, target, rng=rng).passed
+    assert check_loss(loss, x, other, rng=rng).passed
+    for report in (
+        check_layer(Faulty(model, zero), x, rng=rng),
+        check_model(Faulty(model, zero), loss, x, target, rng=rng),
+        check_loss(FaultyLoss(loss, zero), x, other, rng=rng),
+    ):
+        assert not report.rows[0].passed
+
+
 def test_names_follow_the_tree_of_layers() -> None:
     model = net(np.random.default_rng(0), batchnorm=True)
     named = list(named_parameters(model))
