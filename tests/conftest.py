@@ -79,7 +79,8 @@ def run_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
     """`run_tiny("xor", "--epochs", "3")` runs main.py on one experiment and returns its result.
 
     Whatever the budget, a run must end well, say its answer in words, keep every number
-    finite, leave figures that are more than a blank page, and be drawn again by --replot.
+    finite, leave figures that are more than a blank page, and be drawn again by --replot; of
+    single runs it must not state how far they spread.
     """
 
     def call(*words: str) -> int:
@@ -93,6 +94,7 @@ def run_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., R
         folder = tmp_path / f"section{experiment.section}" / name
         result = results.load(folder)
         assert result.answer.strip() and "nan" not in result.answer.lower().split()
+        assert "±" not in result.answer or "seeds=1" not in words
         assert all(math.isfinite(number) for number in result.metrics.values()), result.metrics
         assert result.info["data"], "the result does not say what data it rests on"
         figures = {path: path.stat().st_size for path in folder.glob("*.png")}

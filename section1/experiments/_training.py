@@ -114,6 +114,16 @@ def mean_std(values: Iterable[float]) -> tuple[float, float]:
     return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
 
 
+def spread(std: float, n: int, form: str = ".2f") -> str:
+    """What follows a mean of n runs: " ± std", or nothing for a single one, which has none."""
+    return f" ± {std:{form}}" if n > 1 else ""
+
+
+def averaged(n: int) -> str:
+    """What a figure shows of n runs."""
+    return f"mean ± std (n = {n})" if n > 1 else "n = 1"
+
+
 def telling_gap(scores: np.ndarray) -> float:
     """How far apart two means, of `scores` (arms, n), must lie for n seeds to tell them apart.
 

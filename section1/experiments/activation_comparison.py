@@ -17,6 +17,7 @@ from section1.experiments._training import (
     mean_std,
     one_for_each,
     rise_and_fall,
+    spread,
     standing,
     train,
 )
@@ -81,7 +82,7 @@ def compute(run: Run) -> Result:
     answer = (
         f"With a learning rate of its own for each, all lie between {means[low]:.2%} ({low}) and "
         f"{means[high]:.2%} ({high}) of the test images, {100 * (means[high] - means[low]):.2f} "
-        f"percentage points apart. ReLU reaches {relu:.2%} ± {100 * relu_std:.2f} points "
+        f"percentage points apart. ReLU reaches {relu:.2%}{spread(100 * relu_std, budget.seeds)} "
         f"(n = {budget.seeds}). "
         + (f"Level as far as these seeds can tell: {', '.join(level)}. " if level[1:] else "")
         + f"On validation data {NAMES[best]} is best."

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.activations import ACTIVATIONS, activation
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_std, spread
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -66,7 +66,7 @@ def compute(run: Run) -> Result:
             metrics[f"{name}_output_mean"], metrics[f"{name}_output_mean_std"] = average, deviation
             metrics[f"{name}_gradient_rms"] = gain
             share = f"{stopped.mean():.0%}"
-            mean = f"{average:.3f} ± {deviation:.3f} (n = {budget.seeds})"
+            mean = f"{average:.3f}{spread(deviation, budget.seeds, '.3f')} (n = {budget.seeds})"
             rows.append([name, share, where(stopped), round(float(slope.max()), 3), mean, gain])
             bar.advance(name)
     bends = {row[0]: metrics[f"{row[0]}_stopped"] for row in rows if row[0] != "identity"}

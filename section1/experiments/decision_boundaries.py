@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std, train
+from section1.experiments._training import averaged, mean_std, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -125,7 +125,8 @@ def draw(result: Result) -> dict[str, Figure]:
                 )  # fmt: skip
                 place.plot(*x[y == k].T, plots.MARKERS[k], color=colour, ms=2.2, mew=0)
             mean, std, n = rows[name, shape][4:]
-            place.set_title(f"{label(shape)}: {mean:.0%} ± {std:.1%} (n = {n})", fontsize="small")
+            words = f"{mean:.0%}{spread(std, n, '.1%')} (n = {n})"
+            place.set_title(f"{label(shape)}: {words}", fontsize="small")
             place.set(xticks=[], yticks=[], aspect="equal")
             place.grid(False)
         line[0].set_ylabel(name.replace("_", " "), fontsize="large")
@@ -133,7 +134,7 @@ def draw(result: Result) -> dict[str, Figure]:
     regions.suptitle(
         f"Sets separated ({SOLVED:.0%} or more of held-out points right): "
         + ", ".join(f"{label(shape)} {solved[shape]} of {len(names)}" for shape in shapes)
-        + " (panels: test accuracy, mean ± std; dots: training points)"
+        + " (panels: test accuracy; dots: training points)"
     )
     scores, axes = plots.grid(width=6.4)
     for k, name in enumerate(names):
@@ -149,7 +150,7 @@ def draw(result: Result) -> dict[str, Figure]:
         xlabel="hidden layers",
         ylabel="accuracy",
         ylim=(0.3, 1.03),
-        title=f"filled: test, mean ± std (n = {seeds}); hollow: training",
+        title=f"filled: test, {averaged(seeds)}; hollow: training",
     )
     axes[0, 0].legend(loc="lower right")
     hard = min(names, key=lambda name: sum(rows[name, shape][4] for shape in shapes))

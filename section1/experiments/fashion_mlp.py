@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import account_of_errors, draw_errors, load_rows
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import mean_std, rise_and_fall, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -46,7 +46,7 @@ def compute(run: Run) -> Result:
     classes = sorted(tables["classes"].rows, key=lambda row: row[2])
     pairs = [f"{true} taken for {other} ({n})" for true, other, n in tables["confused"].rows[:3]]
     answer = (
-        f"It gets {mean:.2%} ± {100 * std:.2f} points of the test images right "
+        f"It gets {mean:.2%}{spread(100 * std, budget.seeds)} of the test images right "
         f"(n = {budget.seeds}). In the first run {classes[0][0]} is hardest ({classes[0][2]:.1%} "
         f"right) and {classes[-1][0]} easiest ({classes[-1][2]:.1%}); "
         + (f"most frequent errors: {', '.join(pairs)}." if pairs else "there is no error.")

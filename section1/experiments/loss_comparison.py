@@ -19,6 +19,7 @@ from section1.experiments._training import (
     mean_std,
     one_for_each,
     rise_and_fall,
+    spread,
     standing,
     train,
 )
@@ -119,8 +120,8 @@ def compute(run: Run) -> Result:
     honest = sorted((row for row in rows if row[4] != ""), key=lambda row: row[4])
     answer = (
         "Test accuracy: "
-        + ", ".join(f"{row[0]} {row[2]:.2%} ± {100 * row[3]:.2f}" for row in order)
-        + f" (points, n = {budget.seeds}). Confidence is off by "
+        + ", ".join(f"{row[0]} {row[2]:.2%}{spread(100 * row[3], budget.seeds)}" for row in order)
+        + f" (n = {budget.seeds}). Confidence is off by "
         + ", ".join(f"{100 * row[4]:.1f} points ({row[0]})" for row in honest)
         + " on average; hinge scores are no probabilities."
     )

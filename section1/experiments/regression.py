@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._functions import tanh_units
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import averaged, mean_std, rise_and_fall, spread, train
 from section1.losses import MeanSquaredError
 from section1.sgd import SGD
 from section1.training import Batch, evaluate, predict
@@ -79,11 +79,11 @@ def compute(run: Run) -> Result:
             best = [int(np.argmin(t.history.val_loss)) + 1 for t in runs]
             test_mean, test_std = mean_std(t.test_loss**0.5 for t in runs)
             train_mean, train_std = mean_std(errors)
-            spread = np.std(fits, axis=0, ddof=1).mean() if len(fits) > 1 else 0.0
+            apart = np.std(fits, axis=0, ddof=1).mean() if len(fits) > 1 else 0.0
             metrics |= {
                 f"train_{n}": train_mean,
                 f"test_{n}": test_mean,
-                f"spread_{n}": float(spread),
+                f"spread_{n}": float(apart),
             }
             rows.append(
                 [n, train_mean, train_std, test_mean, test_std, float(np.median(best)), len(runs)]
@@ -95,10 +95,11 @@ def compute(run: Run) -> Result:
         curves[kind] = Curve(list(budget.samples), y, several, budget.seeds, label, UNIT)
     metrics["excess"] = rows[-1][3] / budget.noise - 1
     floor = budget.noise
-    words = [f"{n} samples {test:.3f} ± {std:.3f}" for n, _, _, test, std, *_ in rows]
+    seeds = budget.seeds
+    words = [f"{row[0]} samples {row[3]:.3f}{spread(row[4], seeds, '.3f')}" for row in rows]
     fooled = [str(n) for n, error, *_ in rows if error < 0.9 * floor]
     answer = (
-        f"Test RMSE at a noise floor of {floor:g} ({budget.seeds} seeds): {'; '.join(words)}; so "
+        f"Test RMSE at a noise floor of {floor:g} (n = {seeds}): {'; '.join(words)}; so "
         f"{rows[0][3] / floor:.2f} and {rows[-1][3] / floor:.2f} times the floor with the fewest "
         f"and the most. Noise is fitted (training error 10% or more below the floor) "
         + (f"with {', '.join(fooled)} samples." if fooled else "with none of these numbers.")
@@ -146,16 +147,17 @@ def draw(result: Result) -> dict[str, Figure]:
                 lw=0,
                 label="± std over seeds",
             )
-        place.set(title=f"{n} samples: test RMSE {test:.3f} ± {std:.3f} (n = {runs})", xlabel="x")
+        rmse = f"{test:.3f}{spread(std, runs, '.3f')} (n = {runs})"
+        place.set(title=f"{n} samples: test RMSE {rmse}", xlabel="x")
         place.set_ylim(-1.4, 1.4)
     for place in axes[:, 0]:
         place.set_ylabel("y")
     fits.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    spread = [result.metrics[f"spread_{n}"] for n in (sizes[0], sizes[-1])]
+    apart = [result.metrics[f"spread_{n}"] for n in (sizes[0], sizes[-1])]
     fits.suptitle(
         f"From {sizes[0]} to {sizes[-1]} samples the spread of the fits between seeds "
-        f"{'falls' if spread[1] < spread[0] else 'does not fall: it goes'} from {spread[0]:.2f} "
-        f"to {spread[1]:.2f}"
+        f"{'falls' if apart[1] < apart[0] else 'does not fall: it goes'} from {apart[0]:.2f} "
+        f"to {apart[1]:.2f}"
     )
 
     error, axes = plots.grid(width=6.4)
@@ -166,7 +168,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_xscale("log", base=2)
     axes[0, 0].set_xticks(sizes, [str(n) for n in sizes])
     axes[0, 0].set(xlabel=curve.x_label, ylabel=curve.y_label, ylim=(0, None))
-    axes[0, 0].set_title(f"mean ± std over {curve.n} seeds")
+    axes[0, 0].set_title(averaged(curve.n))
     axes[0, 0].legend(loc="lower right")
     error.suptitle(
         f"Test error is {fewest[3] / noise:.2f} times the noise floor with {sizes[0]} samples, "

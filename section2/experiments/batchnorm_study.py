@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import Rows, load_rows
-from section1.experiments._training import Trained, mean_std, train
+from section1.experiments._training import Trained, mean_std, spread, train
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
@@ -140,14 +140,15 @@ def compute(run: Run) -> Result:
     )
     metrics["gap_smallest_batch"] = small[2] - small[4]
     metrics["gap_largest_batch"] = large[2] - large[4]
+    n = budget.seeds
     answer = (
         f"Learning rates up to {metrics['batchnorm_largest_lr']:g} with batch norm and up to "
         f"{metrics['plain_largest_lr']:g} without come within {100 * TOLERATED:.0f} points of the "
         f"best validation accuracy. Each at its best rate ({best['batchnorm']:g} and "
         f"{best['plain']:g}), one epoch gives {metrics['batchnorm_first_epoch']:.1%} and "
         f"{metrics['plain_first_epoch']:.1%}, and {budget.epochs} epochs "
-        f"{percent(metrics, 'batchnorm')} and {percent(metrics, 'plain')} of the test images "
-        f"(n = {budget.seeds}). Its price: an epoch takes "
+        f"{percent(metrics, 'batchnorm', n)} and {percent(metrics, 'plain', n)} of the test images "
+        f"(n = {n}). Its price: an epoch takes "
         f"{metrics['batchnorm_seconds_an_epoch'] / metrics['plain_seconds_an_epoch']:.1f} times as "
         f"long, and a network trained with batches of {small[1]} loses "
         f"{100 * metrics['gap_smallest_batch']:.1f} points where it must use the statistics of "
@@ -170,9 +171,9 @@ def chosen(best: dict[str, float]) -> dict[str, tuple[str, float]]:
     }
 
 
-def percent(metrics: dict[str, float], name: str) -> str:
+def percent(metrics: dict[str, float], name: str, n: int) -> str:
     mean, std = metrics[f"{name}_test_accuracy"], metrics[f"{name}_test_accuracy_std"]
-    return f"{mean:.2%} ± {100 * std:.2f}"
+    return f"{mean:.2%}{spread(100 * std, n)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

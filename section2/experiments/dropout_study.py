@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import SPLIT, load_rows
-from section1.experiments._training import Trained, mean_std, train
+from section1.experiments._training import Trained, mean_std, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import Batch, evaluate
 from section2.models import fully_connected_net
@@ -101,17 +101,17 @@ def compute(run: Run) -> Result:
         rates = [metrics[f"{name}_wrong_{wrong:g}_rate"] for name in ("best", "least")]
         sentences.append(
             f"With {wrong:.0%} of the labels wrong rate {rates[0]:g} is best on validation images: "
-            f"{percent(metrics, 'best', wrong)} of the test images, against "
-            f"{percent(metrics, 'least', wrong)} with rate {rates[1]:g}."
+            f"{percent(metrics, 'best', wrong, budget.seeds)} of the test images, against "
+            f"{percent(metrics, 'least', wrong, budget.seeds)} with rate {rates[1]:g}."
         )
     answer = f"From {len(true[0])} images: {' '.join(sentences)} (n = {budget.seeds})"
     headline = f"best_wrong_{max(budget.wrong):g}_test_accuracy"
     return Result(answer, headline, metrics, curves, {"rates": Table(columns, rows)})
 
 
-def percent(metrics: dict[str, float], name: str, wrong: float) -> str:
+def percent(metrics: dict[str, float], name: str, wrong: float, n: int) -> str:
     mean, std = (metrics[f"{name}_wrong_{wrong:g}_test_accuracy{part}"] for part in ("", "_std"))
-    return f"{mean:.1%} ± {100 * std:.1f}"
+    return f"{mean:.1%}{spread(100 * std, n, '.1f')}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -148,10 +148,12 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[1, 0].set_ylabel("loss (nats)")
     ends.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     epochs.legend(*places[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    n = curve.n
+    before, after = (percent(metrics, name, worst, n) for name in ("least", "best"))
     gaps = [100 * metrics[f"{name}_wrong_{worst:g}_gap"] for name in ("least", "best")]
     ends.suptitle(
         f"With {worst:.0%} wrong labels rate {metrics[f'best_wrong_{worst:g}_rate']:g} takes test "
-        f"accuracy from {percent(metrics, 'least', worst)} to {percent(metrics, 'best', worst)}; "
+        f"accuracy from {before} to {after}; "
         f"training is {gaps[0]:.0f} points above validation before and {gaps[1]:.0f} after"
     )
     growth = []

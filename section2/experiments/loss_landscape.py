@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import mean_std, rise_and_fall, spread, train
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
@@ -124,11 +124,12 @@ def compute(run: Run) -> Result:
             metrics[f"{name}_{key}"], metrics[f"{name}_{key}_std"] = mean_std(values)
             row += mean_std(values)
         rows.append([*row, budget.seeds])
+    n = budget.seeds
     answer = (
-        f"At distance {HALF} the loss has risen by {plus_minus(metrics, 'plain_rise')} nats "
-        f"without batch norm, by {plus_minus(metrics, 'batchnorm_rise')} with it (statistics of "
-        f"the batch), and by {plus_minus(metrics, 'batchnorm_running_rise')} where the running "
-        f"averages stay as they were (n = {budget.seeds}). Of the plane, "
+        f"At distance {HALF} the loss has risen by {rise(metrics, 'plain', n)} nats "
+        f"without batch norm, by {rise(metrics, 'batchnorm', n)} with it (statistics of "
+        f"the batch), and by {rise(metrics, 'batchnorm_running', n)} where the running "
+        f"averages stay as they were (n = {n}). Of the plane, "
         f"{metrics['plain_share']:.0%}, {metrics['batchnorm_share']:.0%} and "
         f"{metrics['batchnorm_running_share']:.0%} lie below {LEVEL:g} nat. Test accuracy: "
         f"{metrics['plain_test_accuracy']:.1%} without, "
@@ -140,8 +141,8 @@ def compute(run: Run) -> Result:
     return Result(answer, "batchnorm_rise", metrics, curves, {"sharpness": table}, arrays)
 
 
-def plus_minus(metrics: dict[str, float], key: str) -> str:
-    return f"{metrics[key]:.2f} ± {metrics[f'{key}_std']:.2f}"
+def rise(metrics: dict[str, float], name: str, n: int) -> str:
+    return f"{metrics[f'{name}_rise']:.2f}{spread(metrics[f'{name}_rise_std'], n)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -191,8 +192,9 @@ def draw(result: Result) -> dict[str, Figure]:
         plots.plot_curve(axes[0, 0], result.curves[name], label, **look)
     axes[0, 0].axvline(HALF, color="black", lw=1, ls="-.")
     axes[0, 0].legend(loc="upper left")
+    n = result.curves[name].n
     profile.suptitle(
-        f"At distance {HALF} the loss is up by {plus_minus(metrics, 'plain_rise')} nats without "
-        f"batch norm and by {plus_minus(metrics, 'batchnorm_rise')} with it"
+        f"At distance {HALF} the loss is up by {rise(metrics, 'plain', n)} nats without "
+        f"batch norm and by {rise(metrics, 'batchnorm', n)} with it"
     )
     return {"contour": contour, "surface": surface, "profile": profile}

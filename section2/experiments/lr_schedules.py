@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import level_with_best, mean_std, telling_gap
+from section1.experiments._training import level_with_best, mean_std, spread, telling_gap
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2 import schedules
@@ -123,9 +123,10 @@ def compute(run: Run) -> Result:
     names = list(SCHEDULES)
     level = [name for name in level_with_best(scores, names) if name != names[best]]
     answer = (
-        f"{verdict(scores)}. The best is {rows[best][0]} with {means[best]:.2%} ± "
-        f"{100 * rows[best][4]:.2f} points of the test images"
-        + (f"; constant has {means[0]:.2%} ± {100 * rows[0][4]:.2f}" if best else "")
+        f"{verdict(scores)}. The best is {rows[best][0]} with {means[best]:.2%}"
+        f"{spread(100 * rows[best][4], budget.seeds)} of the test images"
+        + (f"; constant has {means[0]:.2%}" if best else "")
+        + (spread(100 * rows[0][4], budget.seeds) if best else "")
         + f" (n = {budget.seeds}, each at its best of {len(budget.peaks)} rates by validation). "
         f"Level with it as far as these seeds can tell: {listed(level) if level else 'none'}."
     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import in_front, level_with_best, mean_std
+from section1.experiments._training import in_front, level_with_best, mean_std, spread
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2.experiments._optimizers import NAMES, Learned, listed, look
@@ -118,12 +118,13 @@ def finding(title: str, rows: list[list[Any]], scores: np.ndarray) -> str:
     mine = {row[1]: row for row in rows if row[0] == title}
     best, worst = (pick(mine.values(), key=lambda row: row[5]) for pick in (max, min))
     level = [name for name in level_with_best(scores, NAMES) if name != best[1]]
-    adam = mine["Adam"]
+    adam, n = mine["Adam"], scores.shape[1]
     return (
         f"On {title} {fastest(title, rows)}. On the test set {best[1]} is best with "
-        f"{best[5]:.2%} ± {100 * best[6]:.2f} points, "
+        f"{best[5]:.2%}{spread(100 * best[6], n)}, "
         + (f"level with {listed(level)} as far as these seeds can tell, " if level else "")
-        + f"{worst[1]} last with {worst[5]:.2%}; Adam has {adam[5]:.2%} ± {100 * adam[6]:.2f}."
+        + f"{worst[1]} last with {worst[5]:.2%}; Adam has {adam[5]:.2%}"
+        f"{spread(100 * adam[6], n)}."
     )
 
 

@@ -98,13 +98,3 @@ def tied(a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray) -> bo
         np.var(a, ddof=1) / len(a) + np.var(b, ddof=1) / len(b)
     )
     return bool(abs(np.mean(a) - np.mean(b)) <= margin)
-
-
-def spread(std: float, n: int, form: str = ".1f") -> str:
-    """What follows a mean of n runs: " ± std", or nothing for a single one, which has none."""
-    return f" ± {std:{form}}" if n > 1 else ""
-
-
-def averaged(n: int) -> str:
-    """What a figure shows of n runs."""
-    return f"mean ± std (n = {n})" if n > 1 else "n = 1"

@@ -20,7 +20,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.activations import ReLU
-from section1.experiments._training import Trained, mean_std, rise_and_fall, train
+from section1.experiments._training import Trained, mean_std, rise_and_fall, spread, train
 from section1.layer import Layer
 from section1.linear import Linear
 from section1.losses import SoftmaxCrossEntropy
@@ -29,7 +29,7 @@ from section1.sgd import SGD
 from section2.experiments.batchnorm_study import ARMS, validation_scores
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
-from section3.experiments._cnns import ALONE, Images, load_images, spread, tied
+from section3.experiments._cnns import ALONE, Images, load_images, tied
 from section3.fused import fused
 from section3.pooling import GlobalAvgPool2D, MaxPool2D
 from utils.errors import UserError

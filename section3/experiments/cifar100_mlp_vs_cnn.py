@@ -18,7 +18,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import SPLIT
-from section1.experiments._training import Trained, mean_std, one_for_each, rise_and_fall, train
+from section1.experiments._training import (
+    Trained,
+    averaged,
+    mean_std,
+    one_for_each,
+    rise_and_fall,
+    spread,
+    train,
+)
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
@@ -28,10 +36,8 @@ from section2.optimizers import Adam
 from section3.experiments._cnns import (
     ALONE,
     Images,
-    averaged,
     count_parameters,
     load_images,
-    spread,
     tied,
 )
 from section3.flatten import Flatten
@@ -177,7 +183,7 @@ def alone(n: int) -> str:
 
 
 def percent(metrics: dict[str, float], name: str, n: int) -> str:
-    return f"{metrics[f'{name}_test']:.1%}{spread(100 * metrics[f'{name}_test_std'], n)}"
+    return f"{metrics[f'{name}_test']:.1%}{spread(100 * metrics[f'{name}_test_std'], n, '.1f')}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

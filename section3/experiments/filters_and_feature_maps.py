@@ -19,12 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from section1.activations import ReLU
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import mean_std, rise_and_fall, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section2.optimizers import Adam
 from section3.conv import Conv2D
-from section3.experiments._cnns import Images, load_images, spread
+from section3.experiments._cnns import Images, load_images
 from section3.fused import fused
 from section3.im2col import windows
 from section3.models import mnist_cnn

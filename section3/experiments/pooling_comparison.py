@@ -17,7 +17,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.activations import ReLU
-from section1.experiments._training import Trained, mean_std, one_for_each, rise_and_fall, train
+from section1.experiments._training import (
+    Trained,
+    averaged,
+    mean_std,
+    one_for_each,
+    rise_and_fall,
+    spread,
+    train,
+)
 from section1.layer import Layer
 from section1.linear import Linear
 from section1.losses import SoftmaxCrossEntropy
@@ -28,10 +36,8 @@ from section3.conv import Conv2D
 from section3.experiments._cnns import (
     ALONE,
     Images,
-    averaged,
     count_parameters,
     load_images,
-    spread,
     tied,
 )
 from section3.flatten import Flatten

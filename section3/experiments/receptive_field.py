@@ -21,14 +21,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from section1.experiments._training import mean_std, rise_and_fall, train
+from section1.experiments._training import averaged, mean_std, rise_and_fall, spread, train
 from section1.linear import Linear
 from section1.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from section1.network import Sequential
 from section1.training import Batch, fit
 from section2.optimizers import Adam
 from section3.conv import Conv2D
-from section3.experiments._cnns import averaged, spread
 from section3.experiments._fields import ARCHITECTURES, PLAIN, WIDTH, stack, untrained
 from section3.pooling import AvgPool2D, GlobalAvgPool2D
 from section3.receptive_field import effective_receptive_field, side
@@ -165,7 +164,7 @@ def growth(metrics: dict[str, float]) -> str:
 
 def change(metrics: dict[str, float], n: int) -> str:
     before, after = (
-        f"{metrics[f'used_{key}']:.1f}{spread(metrics[f'used_{key}_std'], n)}"
+        f"{metrics[f'used_{key}']:.1f}{spread(metrics[f'used_{key}_std'], n, '.1f')}"
         for key in ("before", "after")
     )
     return (
