@@ -16,11 +16,15 @@ import gc
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+# What a process waits for the others: the first one alone does what is done once, for hours.
+PATIENCE = timedelta(days=7)
 
 
 def rank() -> int:
@@ -38,13 +42,22 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
+def local_count() -> int:
+    """How many of the processes run on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count()))
+
+
 def join(device: torch.device) -> None:
-    """Meet the other processes, once: over NCCL between GPUs, over gloo between CPUs."""
+    """Meet the other processes, once: over gloo and, if this is a GPU, NCCL for what lies there.
+
+    Over gloo a process waits in peace; over NCCL it keeps its GPU and a core of the CPU busy.
+    """
     if count() == 1 or dist.is_initialized():
         return
-    if device.type == "cuda":
+    gpu = device.type == "cuda"
+    if gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=PATIENCE)
     atexit.register(_leave)
 
 
@@ -82,8 +95,7 @@ def _reduced(numbers: Sequence[float], how: dist.ReduceOp.RedOpType) -> list[flo
         return list(numbers)
     if not dist.is_initialized():
         raise RuntimeError("the processes have not met yet: `join` comes first")
-    place = "cuda" if dist.get_backend() == "nccl" else "cpu"  # `join` said which GPU
-    table = torch.tensor(list(numbers), dtype=torch.float64, device=place)
+    table = torch.tensor(list(numbers), dtype=torch.float64)  # on the CPU: see `join`
     dist.all_reduce(table, how)
     return table.tolist()
 

@@ -39,18 +39,20 @@ def find_device(wanted: str = "auto") -> tuple[torch.device, str]:
     """The device to use, and why no better one: the first of CUDA, MPS, CPU that computes.
 
     wanted: "auto", or one of DEVICES. Raises ValueError for another word, or where the wanted
-    device does not work.
+    device does not work. From then on float32 is float32 on it: by themselves convolutions on
+    recent GPUs take it for TF32, with the ten bits of float16.
     """
+    torch.backends.cudnn.allow_tf32 = False
     if wanted not in ("auto", *DEVICES):
         raise ValueError(f"device must be auto, {' or '.join(DEVICES)}, got {wanted!r}")
     reasons = list[str]()
     for name in DEVICES if wanted == "auto" else (wanted,):
-        place = name
-        if name == "cuda" and distributed.count() > 1 and torch.cuda.is_available():
-            place = f"cuda:{distributed.local_rank() % torch.cuda.device_count()}"
-        fault = fault_of(torch.device(place))
+        device = torch.device(name)
+        if name == "cuda" and distributed.count() > 1:
+            device = torch.device(name, distributed.local_rank())  # a GPU for each process
+        fault = fault_of(device)
         if not fault:
-            return torch.device(place), "; ".join(reasons)
+            return device, "; ".join(reasons)
         reasons.append(f"no {name}: {fault}")
     raise ValueError(f"the device {wanted} cannot be used: {reasons[0]}")
 
@@ -61,6 +63,12 @@ def fault_of(device: torch.device) -> str:
         return "no GPU that this PyTorch can use"
     if device.type == "mps" and not torch.backends.mps.is_available():
         return "not on this system"
+    if distributed.count() > 1 and device.type == "mps":
+        return "one process alone can train on it"
+    if distributed.count() > 1 and device.type == "cuda":
+        count, processes = torch.cuda.device_count(), distributed.local_count()
+        if count < processes:
+            return f"{processes} processes need a GPU each, and {count} can be used"
     try:
         image = torch.linspace(-1, 2, 64, device=device).reshape(1, 1, 8, 8)
         weight = torch.linspace(-1, 2, 9, device=device).reshape(1, 1, 3, 3).requires_grad_()
@@ -119,8 +127,14 @@ class Setting:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Keeps gradients of float16 from becoming 0; for other types it does nothing."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
+        """Keeps gradients of float16 from becoming 0; for other types it does nothing.
+
+        It multiplies the loss and doubles the factor while that goes well. PyTorch's own first
+        factor, 2^16, is too large for the first gradients of a deep network: those above 1 become
+        infinite, and steps are skipped.
+        """
+        half = self.dtype == torch.float16
+        return torch.amp.GradScaler(self.device.type, init_scale=2.0**8, enabled=half)
 
 
 PLAIN = Setting(torch.device("cpu"))
@@ -195,12 +209,13 @@ def training_step(
 ) -> Callable[[], None]:
     """One step of SGD on a copy of the model, to be timed."""
     twin = setting.prepare(copy.deepcopy(model)).train()
+    network = torch.compile(twin) if setting.compiled else twin
     placed = setting.place(batch)
     optimizer = torch.optim.SGD(twin.parameters(), 1e-3)
 
     def step() -> None:
         with setting.autocast():
-            loss, _ = objective(twin, placed)
+            loss, _ = objective(network, placed)  # type: ignore[arg-type]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -230,18 +245,37 @@ def gpus(device: torch.device) -> list[int]:
     return list(range(torch.cuda.device_count())) if device.type == "cuda" else []
 
 
-def with_compiler(setting: Setting, expected_seconds: float) -> Setting:
-    """The same setting, compiled where that pays: on a GPU, for a training that takes long."""
-    pays = setting.device.type == "cuda" and expected_seconds > COMPILING_PAYS
-    return replace(setting, compiled=pays and _has_compiler())
+def with_compiler(
+    model: nn.Module,
+    batch: Batch,
+    objective: Objective,
+    setting: Setting,
+    expected_seconds: float,
+) -> tuple[Setting, str]:
+    """The same setting, compiled where that pays and works; and why not, where it was tried.
+
+    It pays on a GPU, for a training that takes long. One step is tried, by all processes: a
+    compiler needs programs that are not everywhere.
+    """
+    if setting.device.type != "cuda" or expected_seconds <= COMPILING_PAYS:
+        return setting, ""
+    compiled, fault = replace(setting, compiled=True), ""
+    with torch.random.fork_rng(gpus(setting.device)):
+        try:
+            training_step(model, batch, objective, compiled)()
+        except Exception as error:  # it can fail in any way at all
+            fault = " ".join(str(error).split())[:200] or type(error).__name__
+    if distributed.highest([bool(fault)])[0]:
+        return setting, fault or "another process cannot"
+    return compiled, ""
 
 
-def _has_compiler() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True
+def no_memory(rows: int) -> MemoryError:
+    """The error to raise where a GPU has no memory for so many rows of a batch."""
+    return MemoryError(
+        f"the GPU has no memory for {rows} row{'s' * (rows > 1)} at once: "
+        "take smaller batches (--batch-size) or a smaller model"
+    )
 
 
 # --- objectives -----------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel
 from section1 import training
 from section2.schedules import Schedule
 from section4 import checkpoint, distributed
-from section4.engine import PLAIN, Batch, Objective, Setting, gpus
+from section4.engine import PLAIN, Batch, Objective, Setting, gpus, no_memory
 from section4.images import device_seed
 
 Data = Callable[[int], Iterable[Batch]]  # the number of an epoch -> its batches, on the device
@@ -167,11 +167,7 @@ class _Step:
                 return self.in_parts(batch, rows)
             except torch.cuda.OutOfMemoryError as error:
                 if distributed.count() > 1 or self.history.parts >= rows:
-                    at_once = math.ceil(rows / self.history.parts)
-                    raise MemoryError(
-                        f"the GPU has no memory for {at_once} row{'s' * (at_once > 1)} at once: "
-                        "take smaller batches (--batch-size) or a smaller model"
-                    ) from error
+                    raise no_memory(math.ceil(rows / self.history.parts)) from error
             self.history.parts *= 2
             torch.cuda.empty_cache()
 

@@ -1,14 +1,18 @@
 """What `data_parallel` starts for each number of processes: train, time, compare one step.
 
-python -m section4.experiments._data_parallel_worker TASK ANSWER THREADS [THREADS ...]
+python -m section4.experiments._data_parallel_worker TASK ANSWER PROCESSES THREADS [THREADS ...]
 
 TASK and ANSWER are files of `section4.checkpoint`. Everything is repeated for each number of
-threads. Started by torchrun, it runs in every process, and the first one writes the answer.
+threads. It runs in every process, and the first one writes the answer. The processes are started
+by `torch.multiprocessing`, which does in one program what torchrun does for any: it tells each its
+rank, and ends all when one fails.
 """
 
 from __future__ import annotations
 
 import itertools
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,8 +20,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from section4 import checkpoint, distributed
+from section4 import checkpoint
 from section4.engine import Setting, cross_entropy, find_device
+from section4.experiments._engine import seeded
 from section4.images import Batches, Pair
 from section4.training import History, evaluate, fit
 from section4.vision.resnet import thin_resnet
@@ -29,9 +34,7 @@ Task = dict[str, Any]
 
 def net(task: Task, seed: int, norm: bool = True) -> nn.Module:
     """A residual network with weights drawn from the seed; without batch norm, if told."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = thin_resnet(task["depth"], task["classes"])
+    model = seeded(seed, lambda: thin_resnet(task["depth"], task["classes"]))
     if not norm:
         for module in list(model.modules()):
             for name, child in module.named_children():
@@ -80,15 +83,34 @@ def measure(task: Task, setting: Setting) -> dict[str, Any]:
 NORMS = {"without batch norm": False, "with batch norm": True}
 
 
-def main() -> None:
-    task, answer = checkpoint.load(Path(sys.argv[1])), Path(sys.argv[2])
+def work(rank: int, file: Path, answer: Path, threads: list[int]) -> None:
+    """What each process does."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    task = checkpoint.load(file)
     device, _ = find_device(task["device"])
     found = []
-    for threads in map(int, sys.argv[3:]):
-        torch.set_num_threads(threads)
+    for number in threads:
+        torch.set_num_threads(number)
         found.append(measure(task, Setting(device)))
-    if distributed.rank() == 0:
+    if rank == 0:
         checkpoint.save(answer, {"found": found})
+
+
+def free_port() -> int:
+    with socket.socket() as some:
+        some.bind(("127.0.0.1", 0))
+        return some.getsockname()[1]
+
+
+def main() -> None:
+    file, answer, processes, *threads = sys.argv[1:]
+    told = Path(file), Path(answer), list(map(int, threads))
+    if processes == "1":
+        work(0, *told)
+    else:
+        os.environ |= {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        torch.multiprocessing.spawn(work, told, int(processes))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from section4.experiments._engine import choose, find_device, seeded
 from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.images import Batches, device_seed
 from section4.training import History, fit
+from section4.vision import resnet
 from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.run import Run
@@ -147,7 +149,10 @@ def learn(run: Run, name: str, data: Pictures, folder: Path, bar: Progress) -> L
     find_device(run)  # where several processes meet
     budget = run.budget
     needs = {key: budget[key] for key in RECIPE}
-    recipe = recipe_of(run, needs, [Path(detection.__file__).parent], run.data_used)
+    sources = [Path(detection.__file__).parent, Path(resnet.__file__), Path(__file__)]
+    # The training pictures of a folder depend on how many are held out as well.
+    pictures = zlib.crc32(data.train.images.tobytes() + data.train.truths.tobytes())
+    recipe = recipe_of(run, needs, sources, [run.data_used, pictures])
     elsewhere = run.checkpoints_of(f"{name}_detection") / name
     done = is_of(elsewhere, recipe)
     place = elsewhere if done else folder / name

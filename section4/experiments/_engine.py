@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,8 +26,8 @@ Model = TypeVar("Model", bound=nn.Module)
 
 def seeded(seed: int, make: Callable[[], Model]) -> Model:
     """The model that `make()` makes with initial weights drawn from this seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU, and no GPU is asked
+        torch.default_generator.manual_seed(seed)
         return make()
 
 
@@ -51,11 +52,12 @@ def choose(
     objective: Objective | None = None,
     *,
     folder: Path | None = None,
-    expected_seconds: float = 0.0,
+    steps: int = 0,
 ) -> Setting:
     """The fastest setting for training `model` on batches like this one, chosen by timing.
 
-    What was chosen is kept in `folder`: a run that is resumed must not choose anew.
+    What was chosen is kept in `folder`: a run that is resumed must not choose anew. steps: of the
+    training to come, on a GPU; where they take long, the model is compiled.
     """
     device, objective = find_device(run), objective or cross_entropy()
     try:
@@ -68,21 +70,48 @@ def choose(
     kept: dict[str, Any] = {"setting": ""}
     if file is not None and distributed.of_first(file.exists()):
         kept = json.loads(file.read_text(encoding="utf-8"))
-    chosen = [choice for choice in choices if str(choice) == kept["setting"]]
+    known = [*choices, *(replace(choice, compiled=True) for choice in choices)]
+    chosen = [choice for choice in known if str(choice) == kept["setting"]]
     if chosen:
         setting, threads = chosen[0], run.threads or kept["threads"]
     else:
-        setting, times = engine.choose(model, batch, objective, choices)
+        setting = fastest(model, batch, objective, choices, steps)
         threads = torch.get_num_threads()
         if device.type == "cpu" and run.threads is None and distributed.count() == 1:
             threads = engine.best_threads(model, batch, objective, setting)
-        if times:
-            slowest = max(times.values()) / times[setting]
-            print(f"      {setting}: {slowest:.1f} times as fast as the slowest choice", flush=True)
     if file is not None and distributed.rank() == 0:
         write_file(file, to_json({"setting": str(setting), "threads": threads}))
     torch.set_num_threads(threads)
     run.engine = str(setting)
     if device.type == "cpu":
         run.engine += f", {threads} thread{'s' * (threads > 1)}"
-    return engine.with_compiler(setting, expected_seconds)
+    return setting
+
+
+def fastest(
+    model: nn.Module, batch: Batch, objective: Objective, choices: Sequence[Setting], steps: int
+) -> Setting:
+    """The choice that is measured fastest, compiled where that pays for so many steps.
+
+    Timed on the whole batch or, where a GPU has no memory for that, on a half, a quarter, ... of
+    it: training will cut it as well. Raises MemoryError where not even one row fits.
+    """
+    rows = len(batch[0])
+    while True:
+        try:
+            setting, times = engine.choose(model, batch, objective, choices)
+            break
+        except torch.cuda.OutOfMemoryError as error:
+            if distributed.count() > 1 or len(batch[0]) == 1:
+                raise engine.no_memory(len(batch[0])) from error
+        batch = [item[: len(item) // 2] for item in batch]
+        torch.cuda.empty_cache()
+    if times:
+        slowest = max(times.values()) / times[setting]
+        print(f"      {setting}: {slowest:.1f} times as fast as the slowest choice", flush=True)
+    # Of a single choice nothing is timed, and so it is not compiled.
+    expected = steps * times.get(setting, 0.0) * rows / len(batch[0])
+    setting, fault = engine.with_compiler(model, batch, objective, setting, expected)
+    if fault:
+        print(f"      not compiled: {fault}", flush=True)
+    return setting

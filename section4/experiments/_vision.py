@@ -87,11 +87,13 @@ def shrunk(images: np.ndarray, side: int) -> np.ndarray:
     return cut.mean((2, 4))
 
 
-def choose_for(run: Run, model: nn.Module, data: Photographs, folder: Path | None) -> Setting:
-    """The fastest setting for training `model` on batches of these images (see `choose`)."""
+def choose_for(
+    run: Run, model: nn.Module, data: Photographs, folder: Path | None, epochs: int = 0
+) -> Setting:
+    """The fastest setting for so many epochs with these images on a GPU (see `choose`)."""
     (x, y), size = data.train, run.budget.batch_size
     batch = next(data.batches((x[:size], y[:size]), size, PLAIN)())
-    return choose(run, model, batch, folder=folder)
+    return choose(run, model, batch, folder=folder, steps=epochs * math.ceil(len(x) / size))
 
 
 # --- training -------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from section1.experiments._training import mean_std
 from section2.experiments._optimizers import listed
-from section3.experiments._cnns import tied
+from section3.experiments._cnns import ALONE, tied
 from section4 import distributed
 from section4.engine import Setting, cross_entropy
 from section4.experiments._engine import seeded
@@ -45,7 +45,6 @@ from utils.experiments.run import Run
 from utils.output import plots
 
 SHOWN = 6  # images in the picture of the augmentations
-ALONE = "one run each tells no difference from noise"
 LEARNT = 0.9  # with fewer training images right, a network has not learnt its images by heart
 
 

@@ -18,8 +18,8 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_std, one_for_each
-from section3.experiments._cnns import tied
+from section1.experiments._training import averaged, mean_std, one_for_each
+from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
 from section4.experiments._vision import Photographs, Trained, choose_for, load_photographs, train
@@ -131,14 +131,14 @@ def verdict(arrays: dict[str, np.ndarray]) -> str:
     """On test images: how far the best is ahead of each other, where noise does not explain it."""
     tests = {name: arrays[f"{name}_top1"] for name in LABELS}
     best, *others = sorted(tests, key=lambda name: -tests[name].mean())
-    words = []
+    alone, words = len(tests[best]) < 2, list[str]()
     for name in others:
         lead = 100 * (tests[best].mean() - tests[name].mean())
-        noise = len(tests[best]) > 1 and tied(tests[best], tests[name])
+        noise = not alone and tied(tests[best], tests[name])
         words.append(
             f"{lead:.1f} points ahead of the {LABELS[name]}" + " (no more than noise)" * noise
         )
-    return f"the {LABELS[best]} is {' and '.join(words)}"
+    return f"the {LABELS[best]} is {' and '.join(words)}" + f" ({ALONE})" * alone
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -154,8 +154,7 @@ def draw(result: Result) -> dict[str, Figure]:
             axes[0, 2].annotate(
                 f"{y:.1f}", (number, y), (9, 0), textcoords="offset points", va="center"
             )
-    n = result.curves["mlp"].n
-    axes[0, 0].legend(title=f"mean ± std (n = {n})" if n > 1 else "n = 1", title_fontsize="small")
+    axes[0, 0].legend(title=averaged(result.curves["mlp"].n), title_fontsize="small")
     ticks = [f"{label}\n{metrics[f'{name}_parameters']:,}" for name, label in LABELS.items()]
     axes[0, 2].set_xticks(range(len(ticks)), ticks)
     guesses = metrics["guesses"]
@@ -165,5 +164,5 @@ def draw(result: Result) -> dict[str, Figure]:
     )  # fmt: skip
     axes[0, 2].grid(False, axis="x")
     epochs = len(result.curves["mlp"].x)
-    figure.suptitle(f"After {epochs} epochs {verdict(result.arrays)} on test images")
+    figure.suptitle(f"On test images, after {epochs} epochs, {verdict(result.arrays)}")
     return {"accuracy": figure}

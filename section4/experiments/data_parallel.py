@@ -26,7 +26,9 @@ from matplotlib.figure import Figure
 
 from section1.parallel import available_threads
 from section4 import checkpoint
+from section4.engine import find_device
 from section4.experiments._vision import load_photographs
+from utils.errors import UserError
 from utils.experiments import machine
 from utils.experiments.registry import ROOT
 from utils.experiments.results import Result, Table
@@ -51,11 +53,10 @@ def plan(counts: Sequence[int], cores: int, gpu: bool) -> dict[int, list[int]]:
 
 def launch(processes: int, threads: Sequence[int], task: Path, answer: Path) -> list[dict]:
     """What the worker found for each number of threads. Raises RuntimeError where it failed."""
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command = [sys.executable, *(start if processes > 1 else []), "-m", WORKER]
+    command = [sys.executable, "-m", WORKER, str(task), str(answer), str(processes)]
     kept = {name: text for name, text in os.environ.items() if not name.startswith(TORCHRUN)}
     done = subprocess.run(
-        [*command, str(task), str(answer), *map(str, threads)], capture_output=True, text=True,
+        [*command, *map(str, threads)], capture_output=True, text=True,
         cwd=ROOT, env={**kept, "OMP_NUM_THREADS": str(max(threads))},
     )  # fmt: skip
     if done.returncode != 0:
@@ -64,7 +65,7 @@ def launch(processes: int, threads: Sequence[int], task: Path, answer: Path) -> 
 
 
 def reason(said: str) -> str:
-    """The first line that names an error: torchrun's own report comes after the worker's."""
+    """The first line that names an error: what is said of the other processes comes after it."""
     lines = [line for line in said.splitlines() if line.strip()] or ["nothing was said"]
     return next((line for line in lines if "Error: " in line), lines[-1]).strip()
 
@@ -76,14 +77,34 @@ def name_of(processes: int, threads: int) -> str:
     )
 
 
+def on_gpus(wanted: str, processes: int) -> bool:
+    """Whether to train on GPUs, one for each process, or on the CPU.
+
+    Raises UserError where another device than the CPU is asked for and they are too few.
+    """
+    count, reason = 0, ""
+    try:
+        device, reason = find_device(wanted)
+        if device.type == "cuda":
+            count = torch.cuda.device_count()
+    except ValueError as error:
+        reason = str(error)
+    if count < processes and wanted not in ("auto", "cpu"):
+        raise UserError(
+            f"{processes} processes need {processes} CUDA GPUs, and {count} can be used"
+            + (f" ({reason})" if reason else "")
+            + ": --device cpu trains on the CPU"
+        )
+    return count >= processes
+
+
 def compute(run: Run) -> Result:
     if not machine.writes():  # torchrun runs this course: the first process starts all others
         return Result("Measured by the first process.", "times_as_fast", {"times_as_fast": 1.0})
     budget = run.budget
     data = load_photographs(run, "cifar10")
     cores = available_threads() if run.threads is None else run.threads
-    wanted = run.settings.device
-    gpu = wanted in ("auto", "cuda") and torch.cuda.device_count() >= max(budget.processes)
+    gpu = on_gpus(run.settings.device, max(budget.processes))
     run.engine = f"{'cuda' if gpu else 'cpu'}, float32"
     task = {
         "device": "cuda" if gpu else "cpu",

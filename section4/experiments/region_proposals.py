@@ -10,6 +10,7 @@ of that over thresholds from 0.5 to 0.95, which asks for boxes that fit well.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 import torch
@@ -91,13 +92,18 @@ def in_words(name: str, curve: Curve) -> str:
 
 
 def all_windows(side: int) -> np.ndarray:
-    """Boxes (P, 4) of all sizes and ratios, a quarter of their size apart, inside the picture."""
+    """Boxes (P, 4) of all sizes and ratios, from edge to edge of the picture.
+
+    From one to the next it is a quarter of their size, or a little less.
+    """
     found = []
     for size in SIZES:
         for ratio in RATIOS:
             w, h = size / ratio**0.5, size * ratio**0.5
-            y, x = np.mgrid[0 : side - h : h / STEPS, 0 : side - w : w / STEPS].reshape(2, -1)
-            found.append(np.stack([x, y, x + w, y + h], 1))
+            if max(w, h) <= side:
+                x, y = (np.linspace(0, side - a, 1 + ceil(STEPS * (side - a) / a)) for a in (w, h))
+                x, y = (places.ravel() for places in np.meshgrid(x, y))
+                found.append(np.stack([x, y, x + w, y + h], 1))
     return np.concatenate(found)
 
 

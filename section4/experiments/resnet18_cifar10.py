@@ -80,7 +80,7 @@ def compute(run: Run) -> Result:
         def new_model() -> ResNet:
             return seeded(run.seed(0), lambda: resnet18(len(data.classes), width=budget.width))
 
-        setting = choose_for(run, new_model(), data, folder)
+        setting = choose_for(run, new_model(), data, folder, budget.epochs_on_gpu)
         epochs = budget.epochs if setting.device.type == "cpu" else budget.epochs_on_gpu
         with run.progress(len(budget.recipes) * epochs) as bar:
             for name, lr in zip(budget.recipes, rates):

@@ -32,9 +32,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import averaged, mean_std
 from section2.experiments.gradient_flow import times
-from section3.experiments._cnns import tied
+from section3.experiments._cnns import ALONE, tied
 from section4.engine import PLAIN, cross_entropy, gradient_norm
 from section4.experiments._engine import seeded
 from section4.experiments._kept import Kept
@@ -253,7 +253,7 @@ def effect(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
             words.append(f"changes it by no more than noise ({change:+.2f}) {label}")
         else:
             words.append(f"{'raises' if change > 0 else 'lowers'} it by {abs(change):.2f} {label}")
-    return " and ".join(words)
+    return " and ".join(words) + f"; {ALONE}" * (len(deep) < 2)
 
 
 def of_losses(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
@@ -313,8 +313,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 curve = result.curves[f"{arm}_{depth}_{kind}"]
                 look["markevery"] = max(1, len(curve.x) // 12)
                 plots.plot_curve(axes, curve, f"{depth} layers {label}", **look)
-    n = result.curves[f"plain_{depths[0]}_training"].n
-    spread = f"mean ± std (n = {n})" if n > 1 else "n = 1"
+    spread = averaged(result.curves[f"plain_{depths[0]}_training"].n)
     panels["training"].legend(title=spread, title_fontsize="small")
     panels["alike"].set(xscale="log", ylim=(-0.1, 1.05))
     panels["layers"].set_title("at the start")

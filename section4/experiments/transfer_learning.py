@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import averaged, mean_std
 from section2.experiments._optimizers import listed
-from section3.experiments._cnns import tied
+from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
 from section4.experiments._transfer import (
     Pretrained,
@@ -172,10 +172,9 @@ def answer(run: Run, source: Pretrained, curves: dict[str, Curve], arrays: Array
         + ", ".join(f"{score(curves[arm], place)} {name}" for arm, name in ARMS.items())
         for place, each in enumerate(scratch.x)
     ]
-    text += f": {'; '.join(parts)} (test images right, mean ± std, n = {scratch.n}). "
-    text += " ".join(
-        verdict(arrays, arm, scratch.x) + saving(arrays, curves, arm) for arm in SUBJECTS
-    )
+    text += f": {'; '.join(parts)} (test images right, {averaged(scratch.n)}). "
+    said = [verdict(arrays, arm, scratch.x) + saving(arrays, curves, arm) for arm in SUBJECTS]
+    text += " ".join(said) if scratch.n > 1 else f"{ALONE.capitalize()}."
     if "turned" in arrays and run.data_used["cifar10"]["provenance"] == "embedded stand-in":
         text += " (Drawn shapes that look the same when turned leave their turn open.)"
     if run.settings.mode == "quick":
@@ -257,7 +256,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xticks(curve.x, [f"{each:g}" for each in curve.x])
         place.minorticks_off()
     lines, names = axes[0, 0].get_legend_handles_labels()
-    noise = f"mean ± std (n = {curve.n})" if curve.n > 1 else "n = 1"
+    noise = averaged(curve.n)
     figure.legend(lines, names, loc="outside lower center", ncols=4, title=noise)
     figure.suptitle(title(result.arrays, curve.x))
     figures = {"accuracy": figure}
@@ -275,6 +274,7 @@ def title(arrays: Arrays, x: Sequence[float]) -> str:
         for place in sorted({0, len(x) - 1}):
             points = lead(arrays, arm, place)
             noise = ", within noise," if within_noise(arrays, arm, place) else ""
+            noise = " (n = 1)" if len(arrays["scratch_test_accuracy"]) < 2 else noise
             side = "ahead" if points > 0 else "behind"
             words.append(f"{abs(points):.1f} points {side}{noise} with {x[place]:g} images")
         sentences.append(f"{subject} {' and '.join(words)}")

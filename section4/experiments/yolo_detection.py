@@ -31,9 +31,10 @@ def compute(run: Run) -> Result:
     assert isinstance(model, YOLO)
     with evaluation(model, setting):
         pixels = data.pixels(result.arrays["pictures"][:1], setting)
-        sure, boxes, _, _ = model.answers(pixels)
+        sure, boxes, scores, _ = model.answers(pixels)
     cells = round(sure.shape[1] ** 0.5)
     result.arrays["sure"] = sure[0].sigmoid().reshape(cells, cells).cpu().numpy()
+    result.arrays["scores"] = (sure.sigmoid() * scores.softmax(-1).amax(-1))[0].cpu().numpy()
     result.arrays["all_boxes"] = boxes[0].cpu().numpy()
     return result
 
@@ -51,10 +52,10 @@ def draw_look(result: Result) -> Figure:
     shade = axes[0, 0].imshow(sure, extent=extent, alpha=0.65, vmin=0, vmax=1)
     figure.colorbar(shade, ax=axes[0, 0], shrink=0.7, label="sure that something is there")
     axes[0, 0].set_title(f"{sure.size} cells answer")
-    strong = np.flatnonzero(sure.ravel() >= result.metrics["sure_enough"])
+    strong = np.flatnonzero(result.arrays["scores"] >= result.metrics["sure_enough"])
     axes[0, 1].imshow(image)
     show_frames(axes[0, 1], result.arrays["all_boxes"][strong], "white")
-    axes[0, 1].set_title(f"{len(strong)} of them are sure enough")
+    axes[0, 1].set_title(f"{len(strong)} with a score that is high enough")
     rows = result.arrays["boxes"][0]
     show_boxes(axes[0, 2], image, rows, class_names(result))
     left = int(((rows[:, 6] >= 0) & (rows[:, 5] > 0)).sum())
@@ -62,7 +63,7 @@ def draw_look(result: Result) -> Figure:
     for place in axes.flat:
         place.axis("off")
     figure.suptitle(
-        f"One look: {len(strong)} of {sure.size} cells say that something is there; suppression "
-        f"leaves {left} detections"
+        f"One look: {len(strong)} of {sure.size} cells have a score that is high enough; "
+        f"suppression leaves {left} detections"
     )
     return figure

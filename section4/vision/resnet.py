@@ -1,9 +1,10 @@
 """Residual networks: blocks that add to what they are given.
 
-A block computes y = relu(x + f(x)). Its Jacobian is the identity plus that of f, so the gradient
-reaches every block undamped however many blocks lie above it; and a block that has nothing to
-add can learn f = 0. Without the skip, y = relu(f(x)), both are lost, and a deep network trains
-worse than a shallow one: not for lack of power, since it could copy the shallow one.
+A block computes y = relu(x + f(x)). Its Jacobian is D (I + J), with J that of f and D the diagonal
+of ones where y > 0 and zeros elsewhere: where the stream is positive, the gradient passes a block
+as it is, however many blocks there are. And a block that has nothing to add can learn f = 0.
+Without the skip, y = relu(f(x)), both are lost, and a deep network trains worse than a shallow one:
+not for lack of power, since it could copy the shallow one.
 
 Source: He et al., Deep residual learning for image recognition, arXiv:1512.03385.
 """

@@ -73,6 +73,28 @@ def test_without_torchrun_there_is_one_process() -> None:
     assert [distributed.of_first(answer) for answer in (True, False)] == [True, False]
 
 
+@pytest.mark.parametrize(("device", "over"), [("cuda:1", "cpu:gloo,cuda:nccl"), ("cpu", "gloo")])
+def test_a_process_waits_for_hours_and_not_on_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, over: str
+) -> None:
+    begun, places = list[tuple[str, float]](), list[str]()
+    group = torch.distributed
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(distributed.atexit, "register", lambda function: None)
+    monkeypatch.setattr(
+        group, "init_process_group",
+        lambda backend, timeout: begun.append((backend, timeout.total_seconds())),
+    )  # fmt: skip
+    distributed.join(torch.device(device))
+    ((backend, patience),) = begun
+    assert backend == over and patience > 24 * 3600
+    monkeypatch.setattr(group, "is_initialized", lambda: True)
+    monkeypatch.setattr(group, "get_backend", lambda: "nccl")
+    monkeypatch.setattr(group, "all_reduce", lambda table, how: places.append(str(table.device)))
+    assert distributed.total([1, 2]) == [1, 2] and places == ["cpu"]
+
+
 def test_processes_share_rows_and_sum_numbers(two: Any) -> None:
     (_, (first, second)) = two
     assert first["count"] == second["count"] == 2

@@ -60,6 +60,12 @@ def test_other_words_for_a_device_are_refused(word: str) -> None:
         find_device(word)
 
 
+def test_float32_is_no_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    engine.find_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+
+
 def test_a_device_that_computes_wrong_numbers_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     assert engine.fault_of(CPU) == ""
     right = nn.functional.conv2d
@@ -75,6 +81,35 @@ def test_a_device_that_cannot_compute_says_so_in_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(nn.functional, "conv2d", broken)
     assert engine.fault_of(CPU) == "no kernel image is available"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "local", "found"),
+    [(1, 2, "cpu"), (2, 2, "cuda:1"), (1, 1, "cuda:0"), (3, 4, "cpu"), (8, 2, "cuda:1")],
+)
+def test_of_several_processes_each_has_a_gpu_or_none_has(
+    monkeypatch: pytest.MonkeyPatch, gpus: int, local: int, found: str
+) -> None:
+    """Four in all, of which `local` run on this machine; this is the last of them."""
+    known = {"WORLD_SIZE": 4, "LOCAL_WORLD_SIZE": local, "LOCAL_RANK": min(local, 2) - 1}
+    for name, number in known.items():
+        monkeypatch.setenv(name, str(number))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    linspace = torch.linspace  # the CPU plays them all
+    monkeypatch.setattr(torch, "linspace", lambda *numbers, device=None, **options: linspace(
+        *numbers, **options
+    ))  # fmt: skip
+    device, reason = find_device()
+    assert device == torch.device(found)
+    if found == "cpu":
+        assert reason == (
+            f"no cuda: {local} processes need a GPU each, and {gpus} can be used; "
+            "no mps: one process alone can train on it"
+        )
+        with pytest.raises(ValueError, match="the device mps cannot be used: no mps: one process"):
+            find_device("mps")
 
 
 # --- settings -------------------------------------------------------------------------------
@@ -152,6 +187,9 @@ def test_every_setting_gives_a_float32_loss_and_finite_gradients(setting: Settin
 def test_gradients_are_scaled_for_float16_alone() -> None:
     for dtype, scaled in ((FP32, False), (BF16, False), (torch.float16, True)):
         assert Setting(CPU, dtype).scaler().is_enabled() == scaled
+    largest = 175.0  # first gradient of a plain network of 56 layers
+    scale = Setting(CPU, torch.float16).scaler().get_scale()
+    assert largest * scale < torch.finfo(torch.float16).max, "the first steps are skipped"
 
 
 # --- choosing -------------------------------------------------------------------------------
@@ -213,16 +251,6 @@ def test_choosing_leaves_everything_as_it_was(training: bool) -> None:
 def test_of_a_single_choice_nothing_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(engine, "training_step")
     assert choose(net(), images(), cross_entropy(), [PLAIN]) == (PLAIN, {})
-
-
-def test_compiling_is_for_long_training_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "_has_compiler", lambda: True)
-    gpu = Setting(torch.device("cuda"))
-    assert engine.with_compiler(gpu, 1e4).compiled
-    assert not engine.with_compiler(gpu, 10).compiled
-    assert not engine.with_compiler(PLAIN, 1e4).compiled
-    monkeypatch.setattr(engine, "_has_compiler", lambda: False)
-    assert not engine.with_compiler(gpu, 1e4).compiled
 
 
 # --- objectives -----------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from section3.experiments._cnns import ALONE
 from section4.engine import cross_entropy
 from section4.experiments import cifar100_architectures as three
 from section4.experiments import resnet_vs_plain as skips
@@ -156,13 +157,14 @@ def test_the_effect_of_depth_is_said_as_it_is(
     shallow: list[float], deep: list[float], words: str
 ) -> None:
     arrays = {
-        f"{arm}_{depth}_loss": np.array([1.5 - depth / 100])
+        f"{arm}_{depth}_loss": np.full(len(deep), 1.5 - depth / 100)
         for arm in skips.ARMS
         for depth in (20, 56)
     }
     arrays |= {"plain_20_loss": np.array(shallow), "plain_56_loss": np.array(deep)}
     said = skips.effect({"shallow": 20, "deep": 56}, arrays)
-    assert said == f"{words} without skips and lowers it by 0.36 with skips"
+    alone = f"; {ALONE}" if len(deep) == 1 else ""
+    assert said == f"{words} without skips and lowers it by 0.36 with skips{alone}"
 
 
 # --- cifar100_architectures -------------------------------------------------------------------
@@ -202,4 +204,6 @@ def test_the_order_of_the_networks_is_said_as_it_is() -> None:
     assert said.startswith("the MLP is ")
     assert "19.5 points ahead of the ResNet-18 and" in said
     assert said.endswith("30.0 points ahead of the CNN (no more than noise)")
-    assert "noise" not in verdict(mlp=[0.5], cnn=[0.4], resnet18=[0.45])
+    assert "noise" not in verdict(mlp=[0.5, 0.51], cnn=[0.4, 0.41], resnet18=[0.3, 0.31])
+    alone = verdict(mlp=[0.5], cnn=[0.4], resnet18=[0.45])
+    assert alone.endswith(f"10.0 points ahead of the CNN ({ALONE})")

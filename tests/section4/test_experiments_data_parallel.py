@@ -13,6 +13,7 @@ from section4.engine import PLAIN
 from section4.experiments import data_parallel
 from section4.experiments._data_parallel_worker import first_step, net
 from section4.experiments.data_parallel import launch, plan, reason
+from utils.errors import UserError
 from utils.experiments import registry
 from utils.experiments.budget import Budget
 from utils.experiments.results import Result
@@ -79,6 +80,33 @@ def test_all_arms_but_one_use_every_core(
     counts: list[int], cores: int, gpu: bool, arms: dict
 ) -> None:
     assert plan(counts, cores, gpu) == arms
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "there", "gpu"),
+    [
+        ("auto", "cuda", 2, True), ("auto", "cuda", 1, False), ("auto", "cpu", 2, False),
+        ("cpu", "cpu", 2, False), ("cuda", "cuda", 2, True), ("cuda", "cuda", 1, None),
+        ("mps", "mps", 0, None), ("cuda", "", 2, None),
+    ],
+)  # fmt: skip
+def test_the_device_that_is_asked_for_is_used_or_refused(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, device: str, there: int, gpu: bool | None
+) -> None:
+    """GPUs may be counted that do not work."""
+
+    def find_device(word: str) -> tuple[torch.device, str]:
+        if not device:
+            raise ValueError("no cuda: the driver is too old")
+        return torch.device(device), ""
+
+    monkeypatch.setattr(data_parallel, "find_device", find_device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    if gpu is not None:
+        assert data_parallel.on_gpus(wanted, 2) == gpu
+        return
+    with pytest.raises(UserError, match=r"2 processes need 2 CUDA GPUs, and [01] can be used"):
+        data_parallel.on_gpus(wanted, 2)
 
 
 def test_what_went_wrong_in_a_process_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from section4.detection.errors import KINDS
 from section4.detection.metrics import Detections, Truth
 from section4.experiments import _detected, _detection, region_proposals, yolo_detection
 from section4.experiments._detection import NAMES
+from section4.training import History
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
@@ -69,6 +70,28 @@ def test_what_one_experiment_has_trained_others_use(
     assert trained == [("YOLO", False)]  # that one was trained otherwise
 
 
+@pytest.mark.usefixtures("one_setting")
+def test_what_has_learned_from_other_pictures_of_the_folder_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With fewer test pictures some of them are to learn from, and the other way round."""
+    changes = SMALL | {"folder": str(coco_folder(tmp_path / "own", 30)), "side": 64, "epochs": 1}
+    changes |= {"scenes": 12, "validated": 4}
+    places = list[str]()
+
+    def watch(*_: Any, **options: Any) -> History:
+        places.append(options["checkpoints"].parents[2].name)
+        return History()
+
+    monkeypatch.setattr(_detection, "fit", watch)
+    for name, tested in (("yolo_detection", 4), ("region_proposals", 4), ("region_proposals", 10)):
+        run = small_run(name, tmp_path, changes | {"tested": tested})
+        with run.progress(1) as bar:
+            data, folder = _detection.load_pictures(run), run.checkpoints_of(name)
+            _detection.learn(run, "yolo", data, folder, bar)
+    assert places == ["yolo_detection", "yolo_detection", "region_proposals"]
+
+
 def test_the_comparison_and_region_proposals_draw_what_they_found(
     run_tiny: Callable[..., Result],
 ) -> None:
@@ -94,6 +117,13 @@ def test_a_single_test_picture_is_shown(tmp_path: Path) -> None:
     result = runner.compute(small_run("yolo_detection", tmp_path, changes))
     assert len(result.arrays["pictures"]) > 0
     assert yolo_detection.draw(result).keys() == {"learning", "pictures", "look"}
+    scores, rows = result.arrays["scores"], result.arrays["boxes"][0]
+    assert (scores < result.arrays["sure"].ravel()).all()  # sure of what it is as well
+    drawn = rows[(rows[:, 6] >= 0) & (rows[:, 5] > 0), 5]
+    assert all(np.isclose(scores, score, atol=1e-6).any() for score in drawn)
+    result.metrics["sure_enough"] = np.sort(scores)[-3]
+    (title,) = [text.get_text() for text in yolo_detection.draw_look(result).texts]
+    assert title.startswith("One look: 3 of 144 cells have a score that is high enough; ")
 
 
 @pytest.mark.usefixtures("one_setting")
@@ -207,6 +237,19 @@ def test_windows_lie_inside_the_picture_and_cover_it() -> None:
     windows = region_proposals.all_windows(96)
     assert (windows[:, :2] >= 0).all() and (windows[:, 2:] <= 96).all()
     assert windows[:, :2].max() > 70 and len(np.unique(windows, axis=0)) == len(windows)
+    assert windows[:, :2].min() == 0
+    sides = (windows[:, 2:] - windows[:, :2]).round(6)
+    for shape in np.unique(sides, axis=0):  # each of them reaches the far edges
+        same = windows[(sides == shape).all(1)]
+        np.testing.assert_allclose(same[:, 2:].max(0), 96)
+        for places, size in zip(same.T, shape):
+            assert np.diff(np.unique(places)).max() <= size / region_proposals.STEPS + 1e-9
+
+
+def test_a_window_as_large_as_the_picture_is_proposed() -> None:
+    windows = region_proposals.all_windows(40)
+    assert (windows == [0, 0, 40, 40]).all(1).sum() == 1
+    assert (windows >= 0).all() and (windows <= 40).all()
 
 
 def test_what_is_drawn_over_a_picture() -> None:

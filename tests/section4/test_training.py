@@ -219,6 +219,20 @@ def test_half_precision_learns_and_shows_its_true_gradients(dtype: torch.dtype) 
     assert lengths[1][:5] == pytest.approx(lengths[0][:5], rel=0.05), "not unscaled"
 
 
+def test_a_compiled_network_is_what_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, plain, other = list[nn.Module](), net(), net()
+
+    def compile(network: nn.Module) -> nn.Module:
+        compiled.append(network)
+        return network
+
+    monkeypatch.setattr(torch, "compile", compile)
+    learn(plain)
+    learn(other, setting=Setting(CPU, compiled=True))
+    assert compiled == [other]
+    assert_same(state(other), state(plain))
+
+
 # --- random numbers -------------------------------------------------------------------------
 
 
