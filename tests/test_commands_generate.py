@@ -54,11 +54,14 @@ def test_it_goes_on_with_the_prompt(call: Call) -> None:
 
 @pytest.mark.usefixtures("model")
 def test_narrower_choices(call: Call) -> None:
-    greedy = call("--prompt", "so", "--top-k", "1", "--seed", "1")[1]
-    assert greedy == call("--prompt", "so", "--top-k", "1", "--seed", "2")[1]
-    assert greedy == call("--prompt", "so", "--top-p", "1e-6")[1]
-    assert greedy == call("--prompt", "so", "--temperature", "1e-4")[1]
-    assert greedy != call("--prompt", "so", "--top-k", "3")[1]
+    short = ("--prompt", "so", "--count", "40")
+    greedy = call(*short, "--top-k", "1", "--seed", "1")[1]
+    assert greedy == call(*short, "--top-k", "1", "--seed", "2")[1]
+    assert greedy == call(*short, "--top-p", "1e-6")[1]
+    assert greedy == call(*short, "--temperature", "1e-4")[1]
+    assert greedy != call(*short, "--top-k", "3")[1]
+    for words in (("--temperature", "1e-40"), ("--temperature", "1e-46"), ("--top-p", "1e-46")):
+        assert call(*short, *words)[:2] == (0, greedy), "float32 takes it for 0"
 
 
 @pytest.mark.usefixtures("model")

@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+import config
 from section4 import checkpoint, gans
 from section4.engine import PLAIN, Batch, Setting
+from section4.experiments import _gans
 from section4.experiments._engine import choose, seeded
 from section4.experiments._gans import (
     MEASURED,
@@ -37,13 +39,12 @@ from section4.gans.numpy_gan import History
 from section4.gans.spectral_norm import spectrally_normalised
 from section4.images import Batches, device_seed
 from section4.training import Data, averaged
+from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.run import Run
 
 BETAS = 0.0, 0.9  # of Adam: momentum makes two players overshoot one another
 SHOWN = 100  # samples to be looked at
-# What of the budget a trained generator depends on.
-RECIPE = ("samples", "held_out", "steps", "looks", "batch_size", "noise", "widths", "lr", "mean")
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,10 @@ def find_setting(run: Run, digits: Photographs, folder: Path | None = None) -> S
 
 
 def new_networks(run: Run, variant: Variant, digits: Photographs, seed: int) -> nn.ModuleList:
-    """Generator and discriminator; the same seed gives all variants the same convolutions."""
+    """Generator and discriminator; the same seed gives all variants the same convolutions.
+
+    Raises UserError for more widths than an image can be halved.
+    """
     budget, shape = run.budget, (1, digits.side, digits.side)
     classes = len(digits.classes) if variant.conditional else 0
 
@@ -127,7 +131,10 @@ def new_networks(run: Run, variant: Variant, digits: Photographs, seed: int) -> 
             spectrally_normalised(pair[1])
         return nn.ModuleList(pair)
 
-    return seeded(device_seed(run.settings.seed, WEIGHTS, seed), make)
+    try:
+        return seeded(device_seed(run.settings.seed, WEIGHTS, seed), make)
+    except ValueError as error:
+        raise UserError(f"widths: {error}") from error
 
 
 def learn(
@@ -214,8 +221,8 @@ def evenly(n: int, digits: Photographs) -> torch.Tensor:
 
 def recipe_of_training(run: Run) -> bytes:
     """Of all trainings of `learn` with this run's budget, whichever experiment has done them."""
-    budget = {key: run.budget[key] for key in RECIPE}
-    sources = [Path(__file__), Path(gans.__file__).parent]
+    budget = {key: run.budget[key] for key in config.GANS}
+    sources = [Path(__file__), Path(_gans.__file__), Path(gans.__file__).parent]
     return recipe_of(run, budget, sources, run.data_used["mnist"])
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from section4.engine import Setting
+from section4.experiments import _vision
 from section4.experiments._engine import find_device, seeded
 from section4.experiments._recipes import is_of, recipe_of, sign
 from section4.experiments._vision import Photographs, train
@@ -22,6 +23,7 @@ from section4.gans.metrics import Evaluator
 from section4.images import as_bytes, device_seed
 from section4.vision import classifiers
 from section4.vision.augment import crop
+from utils.errors import UserError
 from utils.experiments.budget import Budget
 from utils.experiments.machine import writes
 from utils.experiments.run import Run
@@ -34,14 +36,18 @@ HALF = torch.tensor([0.5])  # mean and deviation that take pixels from [0, 1] to
 def load_digits(run: Run) -> Photographs:
     """MNIST, `held_out` of the training images for validation; batches are in [-1, 1].
 
-    They do not depend on the experiment, so that all of them see the same.
+    They do not depend on the experiment, so that all of them see the same. Test images come in
+    random order: the first half of MNIST's file is by other writers than the second, and the first
+    few would not stand for all.
     """
     rng = np.random.default_rng(device_seed(run.settings.seed, SPLIT))
     data = run.load("mnist").subset(run.budget.samples, rng=rng)
     split = data.split_validation(min(run.budget.held_out, len(data.train_x) // 5), rng)
-    parts = (split.train_x, split.train_y), (split.val_x, split.val_y), (split.test_x, split.test_y)
+    order = rng.permutation(len(split.test_x))
+    test_x, test_y = split.test_x[order], split.test_y[order]
+    parts = (split.train_x, split.train_y), (split.val_x, split.val_y), (test_x, test_y)
     learned, held_out, test = ((as_bytes(x), torch.from_numpy(y)) for x, y in parts)
-    return Photographs(learned, held_out, test, split.test_x, split.classes, HALF, HALF)
+    return Photographs(learned, held_out, test, test_x, split.classes, HALF, HALF)
 
 
 def scaled(images: torch.Tensor) -> torch.Tensor:
@@ -78,8 +84,15 @@ def find_judge(run: Run, digits: Photographs) -> Judge:
 
     In float32, whatever the generators are trained in: what measures must not change with the
     machine. Its weights lie in a folder of their own, with the recipe that led to them.
+    Raises UserError, before it is trained, for fewer images to compare with than classes.
     """
-    budget = run.budget
+    budget, least = run.budget, len(digits.classes)
+    for part, (images, _) in {"validation": digits.validation, "test": digits.test}.items():
+        if (count := min(budget.judged, len(images))) < least:
+            raise UserError(
+                f"generated images are judged by at least {least} real ones, and there are {count} "
+                f"for {part}: take larger judged, held_out and samples"
+            )
     own = {"samples": budget.samples, "held_out": budget.held_out}
     own |= {"epochs": budget.judge_epochs, "batch_size": budget.judge_batch_size}
     judging = replace(run, budget=Budget(own))
@@ -105,7 +118,7 @@ def find_judge(run: Run, digits: Photographs) -> Judge:
 
 def _prepare(folder: Path, judging: Run) -> None:
     """Empty the folder, unless what lies in it has been trained by this very recipe."""
-    sources = [Path(classifiers.__file__), Path(__file__)]
+    sources = [Path(classifiers.__file__), Path(_vision.__file__), Path(__file__)]
     recipe = recipe_of(judging, judging.budget, sources, judging.data_used["mnist"])
     if not is_of(folder, recipe) and writes():
         shutil.rmtree(folder, ignore_errors=True)

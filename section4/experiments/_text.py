@@ -201,7 +201,7 @@ def trained_gpt(
 
     model = seeded(device_seed(run.settings.seed, WEIGHTS), lambda: TorchGPT(shape))
     some = next(batches(0, Setting(torch.device("cpu"))))
-    setting = choose(run, model, some, folder=place)
+    setting = choose(run, model, some, folder=place, steps=budget.epochs * budget.steps)
     setting.prepare(model)
     validation = side_by_side(text.validation, shape.context, setting)
     objective = cross_entropy()

@@ -94,11 +94,9 @@ def compute(run: Run) -> Result:
     names = [name for row in head_names(means) for name in row]
     rows = [[name, *row] for name, row in zip(names, means.reshape(-1, len(MEASURES)))]
     rows += [["before training", *untrained.mean((0, 1, 2))], ["even", *even]]
-    tables = {
-        "heads": Table(["layer.head", *(SHARES | OTHERS).values()], rows),
-        "text": Table(["token"], [[signs[token]] for token in texts[0, :SHOWN]]),
-    }
+    tables = {"heads": Table(["layer.head", *(SHARES | OTHERS).values()], rows)}
     arrays = {
+        "tokens": np.array([signs[token] for token in texts[0, :SHOWN]]),
         "maps": maps[0, :, :, :SHOWN, :SHOWN],
         "means": means,
         "stds": trained.std(0, ddof=min(1, count - 1)),
@@ -284,7 +282,7 @@ def draw_maps(result: Result) -> Figure:
 
 def signs_of(result: Result) -> list[str]:
     """The tokens of the text that is drawn, with blanks and ends of lines to be seen."""
-    signs = [str(sign) for (sign,) in result.tables["text"].rows]
+    signs = result.arrays["tokens"].tolist()
     signs = [sign.replace(" ", "␣").replace("\n", "↵").replace("$", r"\$") for sign in signs]
     return [sign if sign.isprintable() else "·" for sign in signs]
 

@@ -2,7 +2,8 @@
 
 It learns a ring of eight narrow Gaussians, a rolled-up strip, and handwritten digits. Before that
 the gradients of both networks are held against PyTorch's, in float64, and the time of a step
-against that of PyTorch, for the same two networks in the same process, on one thread.
+against that of a plain loop in PyTorch, for the same two networks in the same process, on one
+thread.
 
 In the plane it is counted how many samples are near the data, and how much of the data has samples
 near it. Digits are judged by a classifier that has learned from real ones (see `_gans`), and in
@@ -105,7 +106,7 @@ def in_words(metrics: dict[str, float]) -> str:
     return (
         f"The gradients differ from PyTorch's by {metrics['gradient_error']:.0e} of a parameter's "
         f"largest at most, and on one thread a step with digits takes "
-        f"{metrics['times_of_pytorch']:.2f} of PyTorch's time. "
+        f"{metrics['times_of_pytorch']:.2f} of the time of a plain loop in PyTorch. "
         f"In the plane {planes}. Of the 10 digits {metrics['classes']:.0f} "
         f"make up {Evaluator.LEAST:.0%} or more of the samples each, the rarest "
         f"{metrics['rarest_class']:.1%}, by a classifier that is right about "

@@ -77,12 +77,14 @@ def fit(
         networks["average"] = average
     for network in networks.values():
         distributed.same_weights(setting.prepare(network))
-    parts = networks | {f"optimizer {k}": optimizer for k, optimizer in enumerate(optimizers)}
+    step = _Step(generator, discriminator, game, optimizers, setting)
+    parts: dict[str, Any] = dict(networks)
+    for kind, pair in (("optimizer", optimizers), ("scaler", step.scalers)):
+        parts |= {f"{kind} {k}": part for k, part in enumerate(pair)}
     last = checkpoints / "last.pt" if checkpoints is not None else None
     history = History()
     if last is not None and distributed.of_first(resume and last.exists()):
         history = _restore(last, parts)
-    step = _Step(generator, discriminator, game, optimizers, setting)
     step.batches = len(history.discriminator_loss)
     judged = generator if average is None else average.module
     start = time.perf_counter() - sum(history.seconds[-1:])
@@ -188,9 +190,11 @@ class _Step:
         optimizer, scaler = self.optimizers[side], self.scalers[side]
         optimizer.zero_grad()
         scaler.scale(loss).backward()
+        distributed.average_gradients(network.parameters())  # first, so that all see an overflow
         scaler.unscale_(optimizer)
-        distributed.average_gradients(network.parameters())
         length = gradient_norm(network.parameters())
+        if scaler.is_enabled():  # an overflow is no divergence: the step is left out, and counts 0
+            length = length.nan_to_num(0.0, posinf=0.0)
         scaler.step(optimizer)
         scaler.update()
         return length

@@ -1,9 +1,10 @@
 """What generator and discriminator play for: four games, each a loss for either side.
 
 The discriminator gives a score to every sample, real or generated; the generator wants high ones.
-In the first game of 2014 the score is a logit and the discriminator minimises cross-entropy. Far
-from the data its sigmoid is flat, and the generator learns nothing; the others differ in what
-they put in its place. Derivations: report.tex, eq:optimal-discriminator, eq:jensen-shannon,
+In the first game of 2014 the score is a logit and the discriminator minimises cross-entropy. Played
+to the letter, the generator's loss log(1 - s), with the sigmoid s, is flat where the discriminator
+is sure, and the generator learns nothing; the games here differ in what they put in its place.
+Derivations: report.tex, eq:optimal-discriminator, eq:jensen-shannon,
 eq:gan-generator, eq:least-squares-gan, eq:wasserstein, eq:wgan-gp, eq:hinge-gan.
 """
 

@@ -63,7 +63,8 @@ def features(
     with evaluation(classifier, setting):
         for x in images.split(batch):
             h = body(setting.place(x))
-            parts.append((h.double().cpu(), head(h).double().softmax(1).cpu()))
+            # To the CPU first, for not every device has float64.
+            parts.append((h.cpu().double(), head(h).cpu().double().softmax(1)))
     h, p = (torch.cat(column).numpy() for column in zip(*parts))
     return h, p
 
@@ -71,10 +72,11 @@ def features(
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), for means m and covariances C of (N, D).
 
-    It is the squared earth mover's distance between the Gaussians with these means and
-    covariances. C1 C2 has the eigenvalues of the symmetric R C2 R, with R = C1^(1/2), so its
-    root's trace is the sum of their roots. With N samples it is too large by about tr(C) / N:
-    compare equal numbers of samples only, and more than D of them.
+    It is the least mean squared way from one to the other of the Gaussians with these means and
+    covariances (Wasserstein-2, squared). C1 C2 has the eigenvalues of the symmetric R C2 R, with
+    R = C1^(1/2), so its root's trace is the sum of their roots. With N samples of each it is too
+    large by up to about (2 + (D + 1) / 2) tr(C) / N, the more so the more alike the eigenvalues
+    of C are: compare equal numbers of samples only, and more than D of them.
 
     Raises ValueError for samples of different width, or fewer than two.
     Sources: Dowson, Landau, The Fréchet distance between multivariate normal distributions

@@ -1,8 +1,10 @@
-"""Spectral normalisation: a layer that stretches no vector.
+"""Spectral normalisation: a linear layer that stretches no vector.
 
 The largest singular value s of a matrix W is the most by which W can stretch a vector; with
 W / s for W a linear layer stretches none, and so does a network of such layers and ReLUs: the
-discriminator's score cannot rise faster than its input moves. s is found by power iteration,
+discriminator's score cannot rise faster than its input moves. Of a convolution W is its filters as
+a matrix, and the bound holds up to a factor, as windows overlap: every pixel is in several of them.
+s is found by power iteration,
 u <- W v / |W v|, v <- W^T u / |W^T u|, which ends at the singular vectors of s = u^T W v. Weights
 change little in a step of training, so one turn a step, from where the last one ended, is enough.
 
@@ -12,6 +14,7 @@ arXiv:1802.05957. Derivation: report.tex, eq:power-iteration, eq:spectral-norm-b
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TypeVar
 
 import torch
@@ -39,8 +42,9 @@ def power_iteration(
 class SpectralNorm(nn.Module):
     """W -> W / s, for `torch.nn.utils.parametrize`; filters (F, C, KH, KW) as (F, C*KH*KW).
 
-    In training each use takes one turn of power iteration. The slope goes through s = u^T W v
-    as well, with u and v taken for constants.
+    A convolution may still stretch, by at most the root of how many windows a pixel is in: 2 for
+    windows of 4x4 at stride 2. In training each use takes one turn of power iteration. The slope
+    goes through s = u^T W v as well, with u and v taken for constants.
     """
 
     u: torch.Tensor
@@ -55,7 +59,10 @@ class SpectralNorm(nn.Module):
         self.register_buffer("v", v)
 
     def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # s needs float32's digits
+        device = weight.device.type
+        autocast = torch.amp.is_autocast_available(device)
+        # s needs float32's digits.
+        with torch.autocast(device, enabled=False) if autocast else nullcontext():
             w = weight.flatten(1)
             if self.training:  # new tensors: an earlier forward pass may still need the old ones
                 with torch.no_grad():

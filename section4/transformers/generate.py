@@ -11,6 +11,8 @@ from torch import Tensor
 
 from section4.transformers.torch_gpt import Cache, TorchGPT
 
+COLDEST = 1e-30  # the least temperature that float32 can divide by; to it all lower ones are alike
+
 
 def generate(
     model: TorchGPT,
@@ -84,13 +86,17 @@ def probabilities(
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be above 0 and at most 1, got {top_p}")
-    chances = torch.softmax(logits.float() / temperature, dim=-1)
+    logits = logits.float()
+    behind = logits - logits.amax(dim=-1, keepdim=True)  # 0 for the likeliest
+    chances = torch.softmax(behind / max(temperature, COLDEST), dim=-1)
     chances, order = chances.sort(dim=-1, descending=True, stable=True)
     if top_k is not None:
         chances[:, top_k:] = 0
     if top_p is not None:
         total = chances.sum(dim=-1, keepdim=True)
         before = chances.cumsum(dim=-1) - chances  # the probability of all likelier ones
-        chances = torch.where(before < top_p * total, chances, 0)
+        kept = before < top_p * total
+        kept[:, 0] = True  # also for a top_p that float32 rounds to 0
+        chances = torch.where(kept, chances, 0)
     chances /= chances.sum(dim=-1, keepdim=True)
     return torch.zeros_like(chances).scatter(-1, order, chances)

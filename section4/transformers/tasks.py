@@ -2,7 +2,8 @@
 
 A GPT that has read "352=" goes on with "253.": it has been shown how to reverse, and never told.
 What it is tested on must not be what it was trained on, also where there are few inputs in all;
-so it is the input itself that decides, by a checksum, which of the two it is for.
+so it is the input itself that decides, by a checksum, which of the two it is for: of a sum both
+numbers, in whichever order.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ TASKS: dict[str, Callable[[int, np.random.Generator], Example]] = {
 
 def is_held_out(text: str) -> bool:
     """Whether an input is for testing and never for training."""
-    return zlib.crc32(text.encode()) % HELD_OUT == 0
+    key = "+".join(sorted(text.split("+")))  # 27+05 and 05+27 are for the same
+    return zlib.crc32(key.encode()) % HELD_OUT == 0
 
 
 def training_examples(

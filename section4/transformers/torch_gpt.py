@@ -194,7 +194,7 @@ def to_numpy(model: TorchGPT) -> NumpyGPT:
     dtype = np.float64 if model.norm.weight.dtype == torch.float64 else np.float32
     twin = NumpyGPT(model.config, rng=np.random.default_rng(0), dtype=dtype)
     for tensor, array in same_weights(model, twin):
-        array[...] = tensor.detach().to("cpu", torch.float64).numpy()
+        array[...] = tensor.detach().cpu().double().numpy()
     return twin
 
 

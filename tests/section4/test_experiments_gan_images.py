@@ -213,6 +213,36 @@ def test_digits_are_the_same_for_all_and_none_is_in_two_parts(tmp_path: Path) ->
     assert not learned & held_out and len(digits[0].validation[0]) == 40
 
 
+def test_test_images_come_in_random_order_with_their_labels(tmp_path: Path) -> None:
+    run = small_run("gan_variants", tmp_path, SMALL)
+    digits, whole = _gans.load_digits(run), run.load("mnist")
+    x, y = digits.test
+    file = _gans.as_bytes(whole.test_x)
+    assert not torch.equal(x, file) and torch.equal(x, _gans.as_bytes(digits.raw))
+
+    def pairs(images: torch.Tensor, labels: Any) -> list[tuple[bytes, int]]:
+        return sorted((x.numpy().tobytes(), int(y)) for x, y in zip(images, labels))
+
+    assert pairs(x, y) == pairs(file, whole.test_y)
+
+
+@pytest.mark.usefixtures("one_setting")
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"widths": [16, 8, 4]}, "widths: images of 28x28 cannot be halved 3 times"),
+        ({"judged": 3}, "at least 10 real ones, and there are 3 for validation"),
+        ({"held_out": 9}, "at least 10 real ones, and there are 9 for validation"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_generator_is_trained(
+    tmp_path: Path, fits: list[tuple[str, bool]], change: dict[str, Any], complaint: str
+) -> None:
+    with pytest.raises(UserError, match=complaint):
+        run("conditional_gan", tmp_path, **change)
+    assert ("generator", False) not in fits and ("widths" in change or not fits)
+
+
 def test_nearest_is_that_of_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_space, "AT_ONCE", 7)
     rng = np.random.default_rng(0)

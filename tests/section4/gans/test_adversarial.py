@@ -158,7 +158,7 @@ def test_weights_can_learn_again_afterwards() -> None:
     assert all(p.requires_grad for network in run.networks for p in network.parameters())
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_precisions(precision: str) -> None:
     """Also where a slope is differentiated; the weights stay float32."""
     run = Run(GAMES["WGAN-GP"](), classes=8, spectral=False)
@@ -170,6 +170,41 @@ def test_precisions(precision: str) -> None:
         setting=Setting(CPU, PRECISIONS[precision]), batch_size=3,
     )  # fmt: skip
     assert images.shape == (7, 2) and images.dtype == torch.float32
+
+
+FLOAT16 = Setting(CPU, torch.float16)
+
+
+@pytest.fixture
+def overflows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses are multiplied by what float16 has no room for: the first steps are left out."""
+    scaler = torch.amp.GradScaler
+    monkeypatch.setattr(Setting, "scaler", lambda _: scaler("cpu", init_scale=2.0**24))
+
+
+@pytest.mark.usefixtures("overflows")
+def test_a_step_that_overflows_in_float16_is_left_out() -> None:
+    run = Run()
+    before = [p.detach().clone() for network in run.networks for p in network.parameters()]
+    first = run.fit(1, lambda epoch: list(points(epoch))[:1], setting=FLOAT16)
+    assert first.gradient_norm == [0.0] and first.discriminator_loss[0] > 0
+    assert_same([p for network in run.networks for p in network.parameters()], before)
+    norms = run.fit(5, setting=FLOAT16).gradient_norm
+    left_out = norms.count(0.0)
+    assert norms[:left_out] == [0.0] * left_out and 0 < left_out < 16
+
+
+def test_an_overflow_of_another_process_is_seen_by_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def averaged_with_another(parameters: Iterator[nn.Parameter]) -> None:
+        for parameter in parameters:
+            assert parameter.grad is not None
+            parameter.grad.fill_(float("inf"))
+
+    monkeypatch.setattr(distributed, "average_gradients", averaged_with_another)
+    run = Run()
+    before = [p.detach().clone() for network in run.networks for p in network.parameters()]
+    assert run.fit(1, setting=FLOAT16).gradient_norm == [0.0] * 4
+    assert_same([p for network in run.networks for p in network.parameters()], before)
 
 
 # --- a whole training -----------------------------------------------------------------------
@@ -217,6 +252,16 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path: Path, name: str, spect
     assert without_time(history) == without_time(expected)
     assert_same(again.state(), whole.state())
     assert history.seconds == sorted(history.seconds) and len(history.seconds) == 4
+
+
+@pytest.mark.usefixtures("overflows")
+def test_a_resumed_run_knows_what_float16_has_room_for(tmp_path: Path) -> None:
+    whole, again = Run(), Run()
+    expected = whole.fit(4, setting=FLOAT16)
+    Run().fit(2, setting=FLOAT16, checkpoints=tmp_path)
+    history = again.fit(4, setting=FLOAT16, checkpoints=tmp_path, resume=True)
+    assert without_time(history) == without_time(expected)
+    assert_same(again.state(), whole.state())
 
 
 @pytest.mark.parametrize(

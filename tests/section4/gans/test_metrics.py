@@ -24,6 +24,7 @@ from section4.gans.metrics import (
 from section4.images import Batches
 from section4.training import fit
 from section4.vision.classifiers import cnn
+from tests.section4.no_float64 import NoFloat64
 from utils.data import load
 
 
@@ -58,6 +59,15 @@ def test_frechet_distance_of_gaussians_by_hand() -> None:
     assert frechet_distance(x, 3 * x) == pytest.approx(
         4 * spread + 4 * (x.mean(axis=0) ** 2).sum(), rel=1e-6
     )
+
+
+def test_frechet_distance_of_equal_gaussians_is_too_large_by_what_the_docstring_says() -> None:
+    n, width = 500, 16
+    found = [
+        frechet_distance(some(n, width, seed=2 * k), some(n, width, seed=2 * k + 1))
+        for k in range(9)
+    ]
+    assert np.mean(found) == pytest.approx((2 + (width + 1) / 2) * width / n, rel=0.1)
 
 
 def test_what_cannot_be_compared_is_refused() -> None:
@@ -190,3 +200,10 @@ def test_features_are_the_last_layers_input(digits: Any) -> None:
     torch.testing.assert_close(expected, scores, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(p, scores.double().softmax(1).numpy(), atol=1e-5)
     np.testing.assert_allclose(p.sum(axis=1), 1)
+
+
+def test_features_of_a_device_without_float64() -> None:
+    images = torch.rand(3, 1, 8, 8)
+    classifier = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+    h, p = features(classifier, images.as_subclass(NoFloat64))
+    assert h.shape == (3, 64) and p.dtype == np.float64

@@ -124,6 +124,15 @@ def test_what_was_learned_can_be_saved_and_copied() -> None:
         assert torch.equal(twin.eval()(x), network.eval()(x))
 
 
+def test_it_works_where_pytorch_has_no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As PyTorch 2.4 on MPS: there even `enabled=False` is refused."""
+    for module in (torch.amp, torch.amp.autocast_mode):
+        monkeypatch.setattr(module, "is_autocast_available", lambda _: False)
+    with pytest.raises(RuntimeError):
+        torch.autocast("cpu", enabled=False)
+    assert stretch(SpectralNorm(matrix(6, 4))(matrix(6, 4))) == pytest.approx(1, rel=0.05)
+
+
 def test_the_first_estimate_is_close() -> None:
     w = torch.randn(64, 32)
     norm = SpectralNorm(w).eval()

@@ -111,6 +111,9 @@ LOGITS = torch.log(torch.tensor([[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]]
         ({"top_p": 1.0}, [0.1, 0.4, 0.2, 0.3]),
         ({"top_k": 2, "top_p": 0.5}, [0, 1, 0, 0]),  # of what top-k left
         ({"temperature": 0.5}, [1 / 30, 16 / 30, 4 / 30, 9 / 30]),
+        ({"temperature": 1e-40}, [0, 1, 0, 0]),
+        ({"temperature": 1e300}, [0.25, 0.25, 0.25, 0.25]),
+        ({"top_p": 1e-46}, [0, 1, 0, 0]),
     ],
 )
 def test_probabilities(settings: dict, first: list[float]) -> None:

@@ -60,6 +60,13 @@ def test_about_one_input_of_ten_is_held_out() -> None:
     )
 
 
+def test_a_sum_is_held_out_with_its_numbers_swapped() -> None:
+    numbers = [f"{k:02d}" for k in range(100)]
+    held_out = {(a, b) for a in numbers for b in numbers if tasks.is_held_out(f"{a}+{b}")}
+    assert held_out == {(b, a) for a, b in held_out}
+    assert len(held_out) == pytest.approx(1000, rel=0.1)
+
+
 def test_only_the_output_counts() -> None:
     x, y = encoded([("31", "13"), ("2+5", "07")], ignored=-1)
     assert [TOKENIZER.decode(row) for row in x] == ["31=13.", "2+5=07"]

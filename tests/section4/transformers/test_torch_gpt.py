@@ -13,6 +13,7 @@ from section4.engine import Setting, cross_entropy
 from section4.training import evaluate, fit
 from section4.transformers.gpt import POSITIONS, GPTConfig, NumpyGPT
 from section4.transformers.torch_gpt import Cache, TorchGPT, to_numpy, to_torch
+from tests.section4.no_float64 import NoFloat64
 
 CONFIG = GPTConfig(vocabulary=7, context=6, layers=2, heads=2, width=8)
 X = torch.arange(24).reshape(4, 6) % 7
@@ -42,6 +43,16 @@ def test_weights_go_there_and_back(positions: str, causal: bool, tied: bool, dty
             tensor.zero_()
     np.testing.assert_array_equal(model(X.numpy()), before)
     np.testing.assert_array_equal(back(X.numpy()), before)
+
+
+def test_weights_come_from_a_device_without_float64() -> None:
+    model = TorchGPT(CONFIG)
+    expected = to_numpy(model)
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            setattr(module, name, torch.nn.Parameter(parameter.detach().as_subclass(NoFloat64)))
+    for a, b in zip(to_numpy(model).parameters(), expected.parameters(), strict=True):
+        np.testing.assert_array_equal(a.value, b.value)
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
