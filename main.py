@@ -53,7 +53,8 @@ def parser() -> Parser:
     p.add_argument("--seed", help="instead of the seed in config.py")
     p.add_argument("--data", choices=("auto", "real", "embedded"), default="auto")
     p.add_argument("--results", metavar="DIR", default=config.RESULTS_DIR)
-    p.add_argument("--threads", metavar="N", help="cores to use (default: all); same numbers")
+    cores = "cores to use (default: all); in sections 1 to 3 the same numbers"
+    p.add_argument("--threads", metavar="N", help=cores)
     p.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
     precisions = ("auto", "float32", "bfloat16", "float16")
     p.add_argument("--precision", choices=precisions, default="auto", help="of section 4")
@@ -137,14 +138,12 @@ def menu(arguments: argparse.Namespace, mode: str) -> int:
 def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) -> int:
     """Run the chosen experiments, or draw them again, as the flags say; the exit code."""
     budget = budgets(chosen, mode, changes(arguments))
-    threads = config.THREADS
-    if arguments.threads is not None:
-        threads = whole_number("--threads", arguments.threads, 1)
+    threads = None
+    if arguments.threads is not None or config.THREADS is not None:
+        name, threads = decided("--threads", arguments.threads, config.THREADS, 1)
         if threads > MOST_THREADS:
-            raise UserError(f"--threads must be at most {MOST_THREADS}, got {threads}")
-    seed = config.SEED
-    if arguments.seed is not None:
-        seed = whole_number("--seed", arguments.seed, 0)
+            raise UserError(f"{name} must be at most {MOST_THREADS}, got {threads}")
+    _, seed = decided("--seed", arguments.seed, config.SEED, 0)
 
     # Only now what takes time to import.
     from utils.experiments import runner
@@ -164,6 +163,15 @@ def execute(arguments: argparse.Namespace, chosen: list[Experiment], mode: str) 
         return runner.replot(chosen, settings)
     usual = not changes(arguments)  # which make an experiment cost more or less than is expected
     return runner.run_all(chosen, budget, settings, force=arguments.force, forecast=usual)
+
+
+def decided(flag: str, text: str | None, setting: object, least: int) -> tuple[str, int]:
+    """Who decides, the flag if it was given or else config.py, and its whole number.
+
+    Raises UserError where that is below `least`.
+    """
+    name = flag if text is not None else f"{flag[2:].upper()} in config.py"
+    return name, whole_number(name, str(setting) if text is None else text, least)
 
 
 def command(name: str, argv: list[str]) -> int:
@@ -200,6 +208,9 @@ def run(argv: list[str]) -> int:
     if argv and argv[0] in COMMANDS:
         return command(argv[0], argv[1:])
     arguments = parser().parse_args(argv)
+    for word in arguments.what:
+        if word in COMMANDS:
+            raise UserError(f"{word} comes first, before all flags: python main.py {word} ...")
     check_folder(arguments.results)
     try:
         mode = arguments.mode or config.mode()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
+from section2.experiments import _checks as section2
+from section3.experiments import _checks as section3
+from section4.experiments import _checks as section4
 from utils.experiments import registry
 from utils.experiments.registry import ROOT
 
@@ -23,6 +28,8 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 @pytest.mark.parametrize("recipe", RECIPES[1:], ids=lambda recipe: recipe.splitlines()[0])
 def test_a_recipe_can_be_followed(recipe: str, tmp_path: Path) -> None:
     """In a copy of the repository: files are written, lines are added, commands are run."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("needs a git checkout, to know the files to copy")
     listed = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
@@ -74,10 +81,44 @@ def test_the_rubric_has_a_hundred_points_and_every_experiment() -> None:
 
 
 def test_the_exercises_take_out_what_is_there() -> None:
-    for name, path, _ in rows("teachers.md", "take out"):
+    for name, path, *_ in rows("teachers.md", "take out"):
         item: object = importlib.import_module(
             path.strip("`").removesuffix(".py").replace("/", ".")
         )
         for part in name.strip("`").split("."):
             item = getattr(item, part)
         assert callable(item)
+
+
+def test_the_mistakes_of_the_exercises_are_planted_where_it_says() -> None:
+    mistakes = [
+        {c for layers, _ in s.MISTAKES.values() for c in layers} for s in (section3, section4)
+    ]
+    planted = {
+        "`gradient_checking`": set(section2.EXAMPLES),
+        "`cnn_gradient_checking`": mistakes[0],
+        "`tests/section4/test_experiments_checks.py`": mistakes[1],
+    }
+    for name, _, _, where in rows("teachers.md", "take out"):
+        names = {cls.__name__ for cls in planted.get(where, set())}
+        assert name.strip("`").split(".")[0] in names or where.startswith("nothing: "), name
+
+
+def test_the_cpus_pytorch_is_of_the_versions_that_the_tests_passed_with() -> None:
+    """Another one would be thrown out again, for the one with CUDA."""
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    command = re.search(r"pip install (.*) --index-url \S+/cpu", text)
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert command and set(command[1].split()) == {p for p in pinned if re.match("torch", p)}
+
+
+def test_pip_installs_the_packages_of_the_library_and_no_others() -> None:
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    included = re.search(r"(?s)\[tool.setuptools.packages.find\]\ninclude = (\[.*?\])", text)
+    assert included and "[build-system]" in text
+    found = {
+        path.parent.name
+        for path in ROOT.glob("*/__init__.py")
+        if any(fnmatch(path.parent.name, pattern) for pattern in ast.literal_eval(included[1]))
+    }
+    assert found == {"section1", "section2", "section3", "section4", "utils"}

@@ -6,3 +6,7 @@ class UserError(Exception):
 
     `main.py` prints the sentence without a traceback and exits with code 2.
     """
+
+
+class WriteError(UserError):
+    """A file could not be written. Its `__cause__` is the OSError that tells why."""

@@ -29,7 +29,9 @@ NUMBERS = ["1", "2", "+3", "٣", "007"]  # the third is Arabic for 3
 ODD = ["", " ", "0", "-1", "++3", "1.5", "1e3", "nan", "-inf", "1e999", "9" * 30, "9" * 5000,
        "0x10", "1_000", "²", "½", "None", "true", "1,2", "1;2", "%s", "{}", "../..", "🙂", "\ud800",
        "\x1b[31m", "a\nb", "\0", LONG]  # fmt: skip
-NO_FOLDER = ["", "\0", "\udcff\0", "a" * 300, LONG, "/dev/null/x"]
+NO_FOLDER = ["", "\0", "\udcff\0", "a" * 300, LONG]
+if sys.platform != "win32":  # where this is a folder like others
+    NO_FOLDER.append("/dev/null/x")
 COUNTS = ("--epochs", "--batch-size", "--samples", "--resize", "--threads", "--seed")
 SETTINGS = ["epochs=2", "lr=0.1", "lr=nan", "lr=0", "lr=-1", "sizes=3,4", "sizes=,", "sizes=1,x",
             "fast=no", "fast=2", "word=", "word=" + LONG, "word=a=b", "=", "==", "=3", "epochs",
@@ -106,7 +108,6 @@ def typed(
     Nothing is drawn, and there is no LaTeX.
     """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("utils.experiments.forecast.slowness", lambda threads: 1.0)
     monkeypatch.setattr(runner, "draw", lambda *arguments: None)
     monkeypatch.setattr(runner, "publish", lambda settings: None)
     monkeypatch.setattr(shutil, "which", lambda name: None)
@@ -208,11 +209,9 @@ def test_a_name_with_a_letter_missing_is_guessed(capsys: Any, monkeypatch: Any) 
 
 
 def test_a_damaged_result_stops_nobody(
-    course: Course, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, times: int,
-    count: Count,
-) -> None:  # fmt: skip
+    course: Course, tmp_path: Path, capsys: Any, times: int, count: Count
+) -> None:
     """It is drawn again, or one sentence says why not; and a run replaces it."""
-    monkeypatch.setattr("utils.experiments.forecast.slowness", lambda threads: 1.0)
     assert course("good") == 0
     file = tmp_path / "out/section9/good/result.json"
     good = file.read_bytes()
@@ -223,7 +222,7 @@ def test_a_damaged_result_stops_nobody(
         code = course("good", "--replot")
         said = capsys.readouterr()
         assert code in (0, 1, 2) and "Traceback" not in said.out + said.err
-        assert code == 0 or ("FAILED to draw" in said.out if code == 1 else said.err), changed
+        assert code == 0 or "FAILED to draw" in said.out, changed
         assert course("good", "--mode", "quick") in (0, 1), changed
         assert "Traceback" not in "".join(capsys.readouterr())
         count("inputs tried", 2)

@@ -144,6 +144,7 @@ def test_without_any_mirror_a_run_takes_the_embedded_set_or_says_one_sentence(
     """HYBRID goes on with the clothes that come with the course, `--data real` does not."""
     bad = web.misbehave("bad", BAD["reset half-way"], [r.name for r in FASHION_MNIST.remotes])
     monkeypatch.setitem(SOURCES, "fashion_mnist", replace(FASHION_MNIST, mirrors=(bad, bad)))
+    (tmp_path / "data").mkdir()
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
     record_property("faults injected", 4)
 

@@ -24,7 +24,7 @@ import pytest
 import config
 from tests.faults import TIMES, killed
 from tests.runs import assert_same_result
-from utils.errors import UserError
+from utils.errors import WriteError
 from utils.experiments import machine, results, runner
 from utils.experiments.progress import Progress
 from utils.experiments.registry import ROOT
@@ -166,7 +166,7 @@ def test_killed_before_any_change_of_a_file(tmp_path: Path, record_property: Rec
     """With FAULTS_TIMES=20 before every one of them. The result of an earlier run is there until
     the new one is, whole; between the renaming of its two files it is refused, never mixed.
     """
-    changes = 91  # about; there is nothing before one that is not reached
+    changes = 95  # about; there is nothing before one that is not reached
     numbers = sorted(random.Random(1).sample(range(1, changes + 1), min(5 * TIMES, changes)))
     done = subprocess.run(
         [sys.executable, "-m", "tests.faults.killed", str(tmp_path), *map(str, numbers)],
@@ -345,7 +345,7 @@ def test_no_training_is_lost_where_its_result_could_not_be_saved(
     learns: Course, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
-        raise UserError("could not write: No space left on device")
+        raise WriteError("could not write") from OSError(errno.ENOSPC, "No space left on device")
 
     epochs = sys.modules["section9.experiments.earlier"].EPOCHS
     with monkeypatch.context() as patch:
@@ -359,7 +359,7 @@ def test_no_training_is_lost_where_its_result_could_not_be_saved(
     assert epochs == [1, 2, 3, 4], "without --resume it starts anew"
 
 
-@pytest.mark.parametrize("place", ["out", "out/section9", "out/section9/learns", "out/.lock"])
+@pytest.mark.parametrize("place", ["out", "out/.lock"])
 def test_a_folder_that_cannot_be_written_to(
     learns: Course, tmp_path: Path, capsys: pytest.CaptureFixture, place: str
 ) -> None:
@@ -370,6 +370,18 @@ def test_a_folder_that_cannot_be_written_to(
     assert learns() == 2
     assert "could not write" in one_sentence(capsys)
     assert path.is_dir() or path.read_text() == "mine"
+
+
+def test_an_experiment_whose_folder_cannot_be_written_to_fails_alone(
+    learns: Course, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "out/section9/earlier"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    assert learns() == 1
+    said = capsys.readouterr()
+    assert "FAILED: could not write" in said.out and not said.err
+    assert path.read_text() == "mine" and results.load(path.with_name("learns"))
 
 
 def test_a_results_folder_deleted_while_a_run_goes_on(

@@ -9,6 +9,11 @@ from typing import Any
 from utils.errors import UserError
 from utils.experiments.registry import Experiment
 
+MAY_BE_ZERO = {"crop", "shift", "window_epochs"}  # of the whole numbers; the others are counts
+ABOVE_ZERO = {"lr", "lr_on_gpu", "common_lr", "generator_lr", "peaks", "temperatures", "top_p"}
+BELOW_ONE = {"dropout", "dropout_on_gpu", "rates", "mean"}  # at 1 nothing would be left
+AT_MOST_ONE = {"wrong", "top_p"}
+
 
 class Budget(dict):
     """A dict whose items read as attributes: `budget.epochs`."""
@@ -26,7 +31,8 @@ def parse(name: str, text: str, like: Any) -> Any:
     """`text` as a value of the same kind as `like`: whole number, number, list, word, yes or no.
 
     Raises UserError where the text is of another kind or out of range: whole numbers are
-    counts, at least 1; other numbers are finite and not negative, a learning rate above 0.
+    counts, at least 1; other numbers are finite and not negative. The tables above say of which
+    `name` that is not so, and which has more bounds.
     """
     if isinstance(like, list):
         items = [part for part in text.split(",") if part.strip()]
@@ -39,14 +45,20 @@ def parse(name: str, text: str, like: Any) -> Any:
             raise UserError(f"{name} must be true or false, got {text!r}")
         return answers[text.lower()]
     if isinstance(like, int):
-        return whole_number(name, text, 1)
+        return whole_number(name, text, 0 if name in MAY_BE_ZERO else 1)
     if isinstance(like, float):
         try:
             number = float(text)
         except ValueError:
             number = math.nan
-        if not math.isfinite(number) or number < 0 or (name == "lr" and number == 0):
-            least = "above 0" if name == "lr" else "of at least 0"
+        least, right = "of at least 0", math.isfinite(number) and number >= 0
+        if name in ABOVE_ZERO:
+            least, right = "above 0", right and number > 0
+        if name in BELOW_ONE:
+            least, right = f"{least} and below 1", right and number < 1
+        if name in AT_MOST_ONE:
+            least, right = f"{least} and at most 1", right and number <= 1
+        if not right:
             raise UserError(f"{name} must be a number {least}, got {text}")
         return number
     return text
@@ -76,7 +88,8 @@ def budgets(
         if not owners:
             known = sorted({name for budget in table.values() for name in budget})
             chosen = " and ".join(table) if len(table) < 4 else "the chosen experiments"
-            raise UserError(f"{chosen} have no setting {key!r}; settings: {', '.join(known)}")
+            verb = "has" if len(table) == 1 else "have"
+            raise UserError(f"{chosen} {verb} no setting {key!r}; settings: {', '.join(known)}")
         for budget in owners:
             budget[key] = parse(key, text, budget[key])
     return table

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
 from importlib import metadata
 from pathlib import Path
 
+from utils.experiments.budget import whole_number
 from utils.experiments.registry import ROOT
 
 PACKAGES = ("numpy", "matplotlib", "scikit-learn", "torch", "torchvision")
@@ -44,8 +46,11 @@ def git_state() -> dict[str, str | bool | None]:
 
 
 def processes() -> int:
-    """How many processes torchrun has started to do this together; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes torchrun has started to do this together; 1 without it.
+
+    Raises UserError where the environment variable that tells it is no such number.
+    """
+    return whole_number("WORLD_SIZE", os.environ.get("WORLD_SIZE", "1"), 1)
 
 
 def writes() -> bool:
@@ -77,10 +82,13 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def describe() -> dict[str, object]:
-    """CPU, number of cores, GPU (None where none was used) and operating system."""
-    torch = sys.modules.get("torch")  # where no experiment has imported it, no GPU was used
-    gpu = torch.cuda.get_device_name() if torch is not None and torch.cuda.is_available() else None
+def describe(engine: str = "") -> dict[str, object]:
+    """CPU, number of cores, GPU (None where `engine`, a `Run`'s, names none) and system."""
+    devices, gpu = re.findall(r"\w+", engine), None
+    if "cuda" in devices:
+        gpu = sys.modules["torch"].cuda.get_device_name()  # which computed on it
+    elif "mps" in devices:
+        gpu = "Apple GPU"
     return {
         "cpu": processor(),
         "cores": os.cpu_count(),
@@ -95,12 +103,13 @@ def blas() -> str:
     That need not be this one: an unknown processor gets what runs everywhere, and the
     environment variable OPENBLAS_CORETYPE decides over both.
     """
-    import numpy  # noqa: F401 - loads the library that is looked for
+    import numpy  # loads the library that is looked for
     from threadpoolctl import threadpool_info
 
     libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
     if not libraries:
-        return "unknown library"
+        built = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return str(built["name"])  # of a kind that cannot be asked, such as Apple's Accelerate
     library = min(libraries, key=lambda lib: "numpy" not in lib["filepath"])
     text = f"{library['internal_api']} {library['version']}"
     if "architecture" in library:

@@ -39,12 +39,19 @@ class Experiment:
         return f"{self.section}.{self.number}"
 
     def budget(self, mode: str) -> dict:
-        """What `config.BUDGETS` says of this experiment, for one mode."""
-        column = config.MODES.index(mode)
-        return {
-            key: value[column] if isinstance(value, tuple) else value
-            for key, value in config.BUDGETS[self.section][self.name].items()
-        }
+        """What `config.BUDGETS` says of this experiment, for one mode.
+
+        Raises UserError for round brackets that have not one value for each mode.
+        """
+        column, modes = config.MODES.index(mode), len(config.MODES)
+        given = config.BUDGETS[self.section][self.name]
+        for key, value in given.items():
+            if isinstance(value, tuple) and len(value) != modes:
+                raise UserError(
+                    f"config.BUDGETS gives {self.name} {len(value)} values of {key!r} in round "
+                    f"brackets: write one for each of the {modes} modes, or one without brackets"
+                )
+        return {k: v[column] if isinstance(v, tuple) else v for k, v in given.items()}
 
     def settings(self, mode: str) -> dict:
         """The budget without the time that it is expected to take."""

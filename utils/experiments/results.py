@@ -13,16 +13,18 @@ import json
 import math
 import os
 import reprlib
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.errors import UserError, WriteError
 
 MOST_BYTES = 2**30  # of arrays; a small file can unpack to what fills the memory
 
@@ -87,7 +89,7 @@ def write_files(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
     """Create or replace each path with what its function puts into the file: all or none.
 
     Only when every temporary file is safely on disk do they get their names. Raises
-    UserError where the folder or the disk will not take them; all is then as it was.
+    WriteError where the folder or the disk will not take them; all is then as it was.
     """
     temporaries: list[Path] = []
     path = Path()
@@ -102,14 +104,44 @@ def write_files(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporaries[-1].chmod(0o644)  # temporary files are private, results are not
-        for temporary, path in zip(temporaries, files):
-            temporary.replace(path)
+        copies = [temporary.with_name(f".kept{temporary.name}") for temporary in temporaries]
+        with restored(dict(zip(list(files)[:-1], copies))):  # after the last nothing can fail
+            for temporary, path in zip(temporaries, files):
+                temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"could not write {path}: {reason}; nothing was changed") from error
+        raise WriteError(f"could not write {path}: {reason}; nothing was changed") from error
     finally:
         for temporary in temporaries:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def restored(copies: Mapping[Path, Path]) -> Iterator[None]:
+    """Where an OSError is raised within, each path is again what it was: its copy tells.
+
+    So it is on Windows, which replaces no file that another program holds open.
+    """
+    there = {path: copy for path, copy in copies.items() if path.is_file()}
+    try:
+        for path, copy in there.items():
+            try:
+                os.link(path, copy)
+            except OSError:  # a file system without hard links
+                shutil.copy2(path, copy)
+        try:
+            yield
+        except OSError:
+            for path in copies:
+                with suppress(OSError):  # one that cannot be replaced was not replaced before
+                    if path in there:
+                        there[path].replace(path)
+                    else:
+                        path.unlink(missing_ok=True)
+            raise
+    finally:
+        for copy in there.values():
+            copy.unlink(missing_ok=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -61,8 +61,8 @@ class Run:
 
     @property
     def data_folder(self) -> Path:
-        """Where data sets lie, or are downloaded to."""
-        return data_folder(os.environ.get("COURSE_DATA_DIR") or ROOT / config.DATA_DIR)
+        """Where data sets lie, or are downloaded to; see `utils.data.sets.data_folder`."""
+        return data_folder(None if os.environ.get("COURSE_DATA_DIR") else ROOT / config.DATA_DIR)
 
     def rng(self, *key: int) -> np.random.Generator:
         """A generator of its own for this seed, this experiment and `key`.
@@ -79,7 +79,7 @@ class Run:
         return int(self.rng(*key).integers(2**63))
 
     def identity(self) -> dict:
-        """What decides the numbers of a run (the number of threads does not)."""
+        """What decides the numbers of a run (in sections 1 to 3 the number of threads does not)."""
         settings = self.settings
         named = {"mode": settings.mode, "seed": settings.seed, "data": settings.data}
         if self.experiment.section == 4:

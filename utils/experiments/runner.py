@@ -14,7 +14,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 import config
-from utils.errors import UserError
+from utils.errors import UserError, WriteError
 from utils.experiments import lock, machine, results
 from utils.experiments.budget import Budget
 from utils.experiments.forecast import expected_time
@@ -52,7 +52,7 @@ def run_all(
 ) -> int:
     """Run, save and draw each experiment, print a summary, and return the exit code.
 
-    With `forecast` it is said first how long that will take, by the times in `config.py`.
+    With `forecast` it is said first how long the new ones will take, by the times in `config.py`.
 
     An experiment that fails is recorded and the rest goes on. Results of a costlier mode
     are kept unless `force`; with `settings.resume` so is what was done with the same settings.
@@ -66,7 +66,9 @@ def run_all(
         check_writable(settings.results)
         results.sweep(settings.results)
         if forecast:
-            print(f"{expected_time(experiments, settings.mode, settings.threads)}\n", flush=True)
+            runs = [Run(e, settings, budgets[e.name]) for e in experiments]
+            if new := [run.experiment for run in runs if force or not kept(run)]:
+                print(f"{expected_time(new, settings.mode, settings.threads)}\n", flush=True)
         return run_each(experiments, budgets, settings, force)
 
 
@@ -78,9 +80,7 @@ def run_each(
     try:
         for position, experiment in enumerate(experiments, start=1):
             print(f"[{position}/{len(experiments)}] {experiment.name}: {experiment.question}")
-            run = Run(experiment, settings, budgets[experiment.name])
-            outcome = None if force else kept(run)
-            outcomes.append(outcome or attempt(run))
+            outcomes.append(attempt(Run(experiment, settings, budgets[experiment.name]), force))
             print(f"      {outcomes[-1].error or outcomes[-1].note}", flush=True)
             if outcomes[-1].error and machine.processes() > 1:
                 if not machine.writes():
@@ -112,50 +112,40 @@ def check_writable(folder: Path) -> None:
     probe.unlink()
 
 
-def kept(run: Run) -> Outcome | None:
-    """The saved result where it is to be kept instead of running again, else None."""
-    folder = run.settings.folder(run.experiment)
+def kept(run: Run) -> tuple[Result, str] | None:
+    """The saved result where it is to be kept instead of running again, and why; else None."""
     try:
-        saved = results.load(folder)
+        saved = results.load(run.settings.folder(run.experiment))
     except UserError:
         return None
     if run.settings.resume and saved.info.get("settings") == run.identity():
-        figures = saved.info.get("figures", ["none yet"])
-        note = "done before with the same settings: kept"
-        if machine.writes():
-            (folder / "failure.json").unlink(missing_ok=True)
-            if not all((folder / name).exists() for name in figures):
-                return drawn(run, saved, note)
-        return Outcome(run.experiment, saved, note=note)
+        return saved, "done before with the same settings: kept"
     mode = saved.info.get("settings", {}).get("mode")
     if mode in config.MODES and config.MODES.index(mode) > config.MODES.index(run.settings.mode):
-        note = f"kept the result of mode {mode.upper()}; --force replaces it"
-        return Outcome(run.experiment, saved, note=note)
+        return saved, f"kept the result of mode {mode.upper()}; --force replaces it"
     return None
 
 
-def attempt(run: Run) -> Outcome:
-    """Compute, save and draw. An error is recorded beside the earlier result, if any."""
+def attempt(run: Run, force: bool) -> Outcome:
+    """Compute, save and draw, or keep what is there; with `force` nothing is kept.
+
+    An error is recorded beside the earlier result, if any. Raises UserError where the disk is full.
+    """
     folder = run.settings.folder(run.experiment)
     try:
-        result = compute(run)
+        found = None if force else kept(run)
+        if found is None:
+            result = compute(run)
+            if machine.writes():
+                results.save(result, folder)
+            found = result, result.answer
+        result, note = found
+        if machine.writes() and result.info["settings"] == run.identity():
+            (folder / "failure.json").unlink(missing_ok=True)
+            if not all((folder / name).exists() for name in result.info.get("figures", ["none"])):
+                draw(run.experiment, result, folder)
     except Exception as error:
         refuse_full_disk(error)
-        return failure(run, error)
-    if not machine.writes():
-        return Outcome(run.experiment, result, note=result.answer)
-    results.save(result, folder)  # a disk that is full ends the whole call, with one sentence
-    (folder / "failure.json").unlink(missing_ok=True)
-    return drawn(run, result, result.answer)
-
-
-def drawn(run: Run, result: Result, note: str) -> Outcome:
-    """Draw a saved result; an error in that is recorded as one in computing it is."""
-    try:
-        draw(run.experiment, result, run.settings.folder(run.experiment))
-    except UserError:
-        raise
-    except Exception as error:
         return failure(run, error)
     return Outcome(run.experiment, result, note=note)
 
@@ -190,7 +180,7 @@ def compute(run: Run) -> Result:
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": machine.versions(),
         "code": machine.git_state(),
-        "machine": machine.describe(),
+        "machine": machine.describe(run.engine),
     }
     return result
 
@@ -225,7 +215,7 @@ def subtitle(result: Result) -> str:
 
 def failure(run: Run, error: Exception) -> Outcome:
     """Record an error in `failure.json`; the result that was there before stays."""
-    bad_input = isinstance(error, UserError)
+    said, code = told(error)
     path = run.settings.folder(run.experiment) / "failure.json"
     trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     record = {
@@ -235,10 +225,19 @@ def failure(run: Run, error: Exception) -> Outcome:
         "settings": run.identity(),
     }
     if machine.writes():
-        results.write_file(path, results.to_json(record))
-    said = str(error) if bad_input else f"{type(error).__name__}: {error} (details: {path})"
-    code = BAD_INPUT if bad_input else FAILED
+        try:
+            results.write_file(path, results.to_json(record))
+            said += "" if isinstance(error, UserError) else f" (details: {path})"
+        except WriteError as another:
+            refuse_full_disk(another)
     return Outcome(run.experiment, error=f"FAILED: {said}", code=code)
+
+
+def told(error: Exception) -> tuple[str, int]:
+    """What to say of an error in an experiment, and its exit code."""
+    if isinstance(error, UserError):
+        return str(error), FAILED if isinstance(error, WriteError) else BAD_INPUT
+    return f"{type(error).__name__}: {error}", FAILED
 
 
 def replot(experiments: list[Experiment], settings: Settings) -> int:
@@ -256,11 +255,12 @@ def replot(experiments: list[Experiment], settings: Settings) -> int:
             try:
                 draw(experiment, results.load(folder), folder)
                 print(f"drew {folder}")
-            except UserError:
-                raise
             except Exception as error:
-                code, said = FAILED, f"{type(error).__name__}: {error}"
-                print(f"FAILED to draw {folder}: {said} (a new run says more)")
+                refuse_full_disk(error)
+                said, its_code = told(error)
+                more = "" if isinstance(error, UserError) else " (a new run says more)"
+                print(f"FAILED to draw {folder}: {said}{more}")
+                code = max(code, its_code)
         publish(settings)
     return code
 
@@ -284,13 +284,13 @@ def publish(settings: Settings) -> None:
 def what_next(settings: Settings) -> str:
     """The page to open, and the commands to go on with."""
     place = settings.results
-    option = "" if place == Path(config.RESULTS_DIR) else f" --results {place}"
+    words = f'"{place}"' if " " in str(place) else str(place)
+    option = "" if place == Path(config.RESULTS_DIR) else f" --results {words}"
     mode = config.MODES[min(config.MODES.index(settings.mode) + 1, len(config.MODES) - 1)]
-    commands = {
-        f"python main.py report{option}": "the same with all derivations, as a PDF",
-        f"python main.py draw{option}": "draw digits for a CNN to read",
-        f"python main.py --all --mode {mode}{option}": MEANING[mode],
-    }
+    commands = {f"python main.py report{option}": "the same with all derivations, as a PDF"}
+    if (place / "section3" / "mnist_cnn" / "result.json").exists():
+        commands[f"python main.py draw{option}"] = "draw digits for the CNN to read"
+    commands[f"python main.py --all --mode {mode}{option}"] = MEANING[mode]
     width = max(map(len, commands))
     lines = [f"  {command:<{width}}   {words}" for command, words in commands.items()]
     return "\n".join([f"All results on one page: {place / 'index.html'}", *lines])

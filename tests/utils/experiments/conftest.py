@@ -10,7 +10,7 @@ import pytest
 
 import config
 import main
-from utils.experiments import registry
+from utils.experiments import forecast, registry
 
 GOOD = '''"""Does the frame work?
 
@@ -60,6 +60,7 @@ def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     monkeypatch.setattr(config, "BUDGETS", {9: BUDGETS})
     monkeypatch.setattr(registry, "ROOT", tmp_path)
     monkeypatch.setattr(registry, "SECTIONS", {9: "Tiny"})
+    monkeypatch.setattr(forecast, "slowness", lambda threads: 1.0)  # measured, it takes a while
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def call(*words: str) -> int:

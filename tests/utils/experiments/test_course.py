@@ -8,7 +8,9 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ import pytest
 import config
 from tests.utils.experiments.conftest import GOOD
 from utils.data import DataError
-from utils.experiments import forecast, machine, registry, results
-from utils.experiments.budget import Budget
+from utils.errors import UserError
+from utils.experiments import forecast, machine, registry, results, runner
+from utils.experiments.budget import Budget, parse
 from utils.experiments.run import Run, Settings
 
 Course = Callable[..., int]
@@ -192,7 +195,8 @@ def test_ctrl_c_keeps_what_is_done(
         (["good", "--lr", "nan"], "lr must be a number above 0"),
         (["good", "--set", "sizes="], "sizes must be a list"),
         (["good", "--set", "fast=perhaps"], "fast must be true or false"),
-        (["good", "--set", "depth=3"], "no setting 'depth'; settings: epochs, fast, lr, sizes"),
+        (["good", "--set", "depth=3"], "good has no setting 'depth'; settings: epochs, fast, lr, "),
+        (["good", "other", "--set", "depth=3"], "good and other have no setting 'depth'"),
         (["good", "--set", "depth"], "KEY=VALUE"),
         (["good", "--seed", "-1"], "--seed"),
         (["good", "--threads", "0"], "--threads"),
@@ -200,6 +204,7 @@ def test_ctrl_c_keeps_what_is_done(
         (["good", "--resume", "--force"], "not allowed with"),
         (["good", "--replot"], "no results"),
         (["--nonsense"], "unrecognized arguments"),
+        (["report"], "report comes first, before all flags: python main.py report"),
     ],
 )
 def test_bad_words(
@@ -216,6 +221,52 @@ def test_both_modes_true(
     monkeypatch.setattr(config, "HYBRID_MODE", True)
     assert course("good") == 2
     assert "both QUICK_MODE and HYBRID_MODE" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("SEED", -1, "SEED in config.py must be a whole number of at least 0, got -1"),
+        ("SEED", None, "SEED in config.py must be a whole number"),
+        ("THREADS", -1, "THREADS in config.py must be a whole number of at least 1, got -1"),
+        ("THREADS", 10_000, "THREADS in config.py must be at most 1024, got 10000"),
+        ("BUDGETS", {9: {"good": {"seconds": (1, 2)}}}, "good 2 values of 'seconds' in round"),
+        ("BUDGETS", {9: {"good": {"seconds": 1, "a": (1, 2)}}}, "good 2 values of 'a' in round"),
+    ],
+)
+def test_config_is_checked_as_the_command_line_is(
+    course: Course, capsys: Any, monkeypatch: Any, name: str, value: object, expected: str
+) -> None:
+    monkeypatch.setattr(config, name, value)
+    assert course("good", "--mode", "full") == 2
+    assert expected in one_sentence(capsys)
+
+
+IMPOSSIBLE = {  # values of every setting in config.py that is no whole number
+    "lr": "0", "lr_on_gpu": "0", "common_lr": "0", "generator_lr": "0", "peaks": "0",
+    "dropout": "1", "dropout_on_gpu": "1", "rates": "1.0", "mean": "1.5", "wrong": "1.1",
+    "temperatures": "0", "top_p": "1.1", "noise": "-0.1", "turn": "-1", "stretch": "-1",
+    "block_ms": "-1", "body_scale": "-1", "decay": "inf",
+}  # fmt: skip
+
+
+def test_every_number_of_config_can_be_set_and_an_impossible_one_cannot() -> None:
+    """In every mode what stands in config.py is accepted as it stands."""
+    zeros = set()
+    for experiment, mode in product(registry.all_experiments(), config.MODES):
+        for key, value in experiment.settings(mode).items():
+            values = value if isinstance(value, list) else [value]
+            if isinstance(values[0], (str, bool)):
+                continue
+            assert parse(key, ",".join(map(str, values)), value) == value
+            zeros |= {key} if 0 in values and isinstance(values[0], int) else set()
+            impossible = IMPOSSIBLE[key] if isinstance(values[0], float) else "-1"
+            with pytest.raises(UserError, match=f"{key} must be"):
+                parse(key, impossible, value)
+    assert zeros <= {"crop", "window_epochs"}
+    assert parse("shift", "0", 2) == 0
+    with pytest.raises(UserError, match="epochs must be a whole number of at least 1"):
+        parse("epochs", "0", 2)
 
 
 def test_no_terminal(
@@ -264,6 +315,56 @@ def test_full_disk_loses_nothing(
     assert not list((tmp_path / "out").rglob(".*tmp*"))
 
 
+@pytest.mark.parametrize("name", ["result.json", "loss.pdf"])
+def test_a_file_that_another_program_holds_open(
+    course: Course,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    """Windows then refuses to replace it: this experiment fails alone, and its files still fit."""
+    assert course("good", "--seed", "1") == 0
+    folder, replace = tmp_path / PLACE / "good", Path.replace
+    together = [folder / "loss.png", folder / "loss.pdf"]
+    together += [folder / "arrays.npz", folder / name] if name == "result.json" else []
+    before = [path.read_bytes() for path in together]
+
+    def refuse(path: Path, target: Path) -> Path:
+        if target == folder / name:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", refuse)
+        capsys.readouterr()
+        assert course("good", "other", "--seed", "2") == 1
+    said = capsys.readouterr().out
+    assert f"{name}: Permission denied; nothing was changed" in said and "\nother " in said
+    assert [path.read_bytes() for path in together] == before
+    assert results.load(folder).info["settings"]["seed"] == (1 if name == "result.json" else 2)
+    assert record(tmp_path, "other") and (folder / "failure.json").exists()
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_where_one_file_is_refused_the_others_are_as_they_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError("a file system without hard links")
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_link)
+    (tmp_path / "c").mkdir()
+    files = {tmp_path / name: lambda file: file.write(b"new") for name in "abc"}
+    (tmp_path / "b").write_text("old")
+    with pytest.raises(UserError, match=r"c: .*; nothing was changed"):
+        results.write_files(files)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "c"]
+    assert (tmp_path / "b").read_text() == "old"
+
+
 def test_damaged_data_is_bad_input(
     course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -290,6 +391,7 @@ def test_real_data_that_cannot_be_had_is_bad_input(
         raise DataError("MNIST could not be downloaded.")
 
     monkeypatch.setattr("utils.data.sets.fetch", refuse)
+    (tmp_path / "data").mkdir()
     monkeypatch.setenv("COURSE_DATA_DIR", str(tmp_path / "data"))
     reader = GOOD.replace("    CALLS.append(run.budget)", '    run.load("mnist")')
     (tmp_path / "section9" / "experiments" / "broken.py").write_text(reader)
@@ -297,16 +399,22 @@ def test_real_data_that_cannot_be_had_is_bad_input(
     assert "could not be downloaded" in capsys.readouterr().out
     assert course("broken") == 0  # QUICK goes on with the embedded digits, and says so
     assert record(tmp_path, "broken")["info"]["data"]["mnist"]["provenance"] == "embedded stand-in"
+    (tmp_path / "data").rmdir()
+    assert course("broken", "--force") == 2  # not taken for "there are none": it was mistyped
+    assert "which is no folder" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"answer": 1}', "\x00"])
 def test_a_damaged_result_is_refused(
     course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, damage: str
 ) -> None:
-    assert course("good") == 0
+    assert course("good", "other") == 0
     (tmp_path / PLACE / "good" / "result.json").write_text(damage)
-    assert course("good", "--replot") == 2
-    assert "run the experiment again" in one_sentence(capsys)
+    capsys.readouterr()
+    assert course("good", "other", "--replot") == 2
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("FAILED to draw") and first.endswith("run the experiment again")
+    assert second == f"drew {tmp_path / PLACE / 'other'}"
     assert course("good", "--resume") == 0  # as if it had never run
 
 
@@ -421,11 +529,61 @@ def test_a_machine_of_half_the_speed_is_twice_as_slow(monkeypatch: pytest.Monkey
         assert forecast.slowness() == pytest.approx(forecast.REFERENCE / speed)
 
 
+def test_the_time_to_expect_is_that_of_what_will_not_be_kept(
+    course: Course, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forecast, "slowness", lambda threads: 1.0)
+    for words, expected in (
+        (["good", "--mode", "full"], "about 3 s"),
+        (["good", "other", "--mode", "full", "--resume"], "about 3 s"),
+        (["good", "other", "--mode", "hybrid"], ""),  # a costlier result stays
+        (["good", "other", "--mode", "hybrid", "--force"], "about 4 s"),
+    ):
+        capsys.readouterr()
+        assert course(*words) == 0
+        said = capsys.readouterr().out
+        assert f"This will take {expected}" in said if expected else "will take" not in said
+
+
 def test_what_to_do_next_is_said(course: Course, tmp_path: Path, capsys: Any) -> None:
-    assert course("good", "--mode", "full") == 0
+    place = tmp_path / "my results"
+    assert course("good", "--mode", "full", "--results", str(place)) == 0
     said = capsys.readouterr().out
-    assert "This will take about" in said
-    option = f"--results {tmp_path / 'out'}"
-    for command in ("report", "draw", "--all --mode full"):
-        assert f"python main.py {command} {option}" in said
-    assert (tmp_path / "out" / "index.html").exists()
+    for command in ("report", "--all --mode full"):
+        assert f'python main.py {command} --results "{place}"' in said
+    assert "main.py draw" not in said, "there is no network to draw for"
+    assert (place / "index.html").exists()
+    (trained := place / "section3" / "mnist_cnn").mkdir(parents=True)
+    (trained / "result.json").touch()
+    assert "main.py draw" in runner.what_next(Settings("full", 0, "auto", place))
+
+
+# --- the machine ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu"),
+    [
+        ("", None),
+        ("cpu, bfloat16, 2 threads", None),
+        ("NumPy on 2 threads, PyTorch on 2 threads", None),
+        ("cuda, float32", "a fast one"),
+        ("ResNet: cuda:1, bfloat16, compiled; VGG: cuda:1, float32", "a fast one"),
+        ("mps, float32", "Apple GPU"),
+    ],
+)
+def test_a_gpu_is_named_where_it_computed(
+    monkeypatch: pytest.MonkeyPatch, engine: str, gpu: str | None
+) -> None:
+    cuda = SimpleNamespace(is_available=lambda: True, get_device_name=lambda: "a fast one")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert machine.describe(engine)["gpu"] == gpu
+
+
+def test_a_library_of_matrix_products_that_cannot_be_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    built = {"Build Dependencies": {"blas": {"name": "accelerate"}}}
+    monkeypatch.setattr("threadpoolctl.threadpool_info", list)
+    monkeypatch.setattr(np, "show_config", lambda mode: built)
+    assert machine.blas() == "accelerate"

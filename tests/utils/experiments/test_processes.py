@@ -140,6 +140,16 @@ def test_checkpoints_are_kept_or_cleared_by_the_first_process(
     assert not stopped(resume=False)
 
 
+@pytest.mark.parametrize("words", ["abc", "0", "", "1.5"])
+def test_a_number_of_processes_that_is_none(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", words)
+    assert course("good") == 2
+    said = f"main.py: WORLD_SIZE must be a whole number of at least 1, got {words}"
+    assert capsys.readouterr().err.strip() == said.strip()
+
+
 @pytest.mark.parametrize("section", [1, 4])
 def test_the_number_of_processes_is_a_setting_of_section_4(
     process: Become, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, section: int
