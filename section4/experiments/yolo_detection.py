@@ -59,11 +59,11 @@ def draw_look(result: Result) -> Figure:
     rows = result.arrays["boxes"][0]
     show_boxes(axes[0, 2], image, rows, class_names(result))
     left = int(((rows[:, 6] >= 0) & (rows[:, 5] > 0)).sum())
-    axes[0, 2].set_title(f"{left} boxes are left")
+    axes[0, 2].set_title(f"{left} box{'es' * (left != 1)} left")
     for place in axes.flat:
         place.axis("off")
     figure.suptitle(
         f"One look: {len(strong)} of {sure.size} cells have a score that is high enough; "
-        f"suppression leaves {left} detections"
+        f"suppression leaves {left} of them"
     )
     return figure

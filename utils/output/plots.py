@@ -169,7 +169,8 @@ def gif(animation: Animation, subtitle: str) -> bytes:
 def entitle(figure: Figure, subtitle: str) -> None:
     """Make the figure higher by a band that holds its title and, under it, `subtitle`."""
     width, height = figure.get_size_inches()
-    title = textwrap.fill(figure.get_suptitle(), int(width * 9.2))
+    words = figure.get_suptitle().replace(" = ", "\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}")
+    title = textwrap.fill(words, int(width * 9.2))
     small = textwrap.fill(subtitle, int(width * 15))
     title_height = 0.1 + 0.2 * (title.count("\n") + 1)  # inches
     band = title_height + 0.16 * (small.count("\n") + 1) + 0.06
