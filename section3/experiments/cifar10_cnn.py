@@ -76,7 +76,8 @@ def compute(run: Run) -> Result:
     answer = (
         "; ".join(
             f"{name}, with {convolutions} convolution{'s' if convolutions > 1 else ''}, gets "
-            f"{test:.1%} of the test images right after {count} epoch{'s' * (count > 1)} of {pace:.1f} s"
+            f"{test:.1%} of the test images right after {count} epoch{'s' * (count > 1)} "
+            f"of {pace:.1f} s"
             for name, convolutions, _, count, pace, _, test in rows
         )
         + f" (n = 1). For {best[0]}, best on the validation images, hardest is "
