@@ -254,10 +254,10 @@ BUDGETS: dict[int, dict[str, dict]] = {
         },
         "resnet_vs_plain": {
             "seconds": (7, 190, 5800),
-            "depths": ([8, 20], [20, 56], [20, 56]), "seeds": (2, 1, 2), "epochs": (3, 10, 10),
-            "epochs_on_gpu": (3, 6, 60), "samples": (300, 8000, 50000), "batch_size": (32, 32, 128),
+            "depths": ([8, 20], [20, 56], [20, 56]), "seeds": (2, 1, 2), "epochs": (3, 10, 20),
+            "epochs_on_gpu": (3, 6, 60), "samples": (300, 8000, 50000), "batch_size": (32, 32, 64),
             "lr": (0.02, 0.05, 0.1), "looked_at": (8, 32, 64),
-            "side": (32, 16, 32),  # pixels: smaller images allow for more steps
+            "side": (32, 16, 16),  # pixels: smaller images allow for more steps
         },
         "transfer_learning": {
             "seconds": (5, 370, 6000),

@@ -127,7 +127,9 @@ def compute(run: Run) -> Result:
 
 def times(decades: float) -> str:
     factor = 10**decades
-    return f"×{factor:.2g}" if 0.01 <= factor < 1000 else f"×{factor:.0e}"
+    if not 0.01 <= factor < 1e6:
+        return f"×{factor:.0e}"
+    return f"×{float(f'{factor:.2g}'):,g}"
 
 
 def scale_effect(decades: dict[str, float], depth: int) -> float:

@@ -14,8 +14,8 @@ large (He et al., arXiv:1512.03385). What makes it hard shows in the gradients o
   the gradient in the image turns into noise, "shatters", with depth: it differs between images that
   hardly differ (Balduzzi et al., arXiv:1702.08591).
 
-Every deeper network lags in its first thousands of steps. So that more of them fit into HYBRID's
-time, images are made smaller there (`side`).
+Every deeper network lags in its first thousands of steps. So that more of them fit into the time,
+HYBRID and FULL make the images smaller (`side`).
 """
 
 from __future__ import annotations
