@@ -245,7 +245,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
     },
     4: {
         "resnet18_cifar10": {
-            "seconds": (10, 670, 18000),
+            "seconds": (10, 670, 12000),
             "recipes": (["sgd"], ["sgd"], ["sgd", "adam"]), "width": (16, 64, 64),
             "epochs": (6, 3, 30), "epochs_on_gpu": (6, 15, 60), "samples": (1500, 32000, 50000),
             "lr": ([0.1], [0.1], [0.1, 0.001]), "batch_size": (32, 128, 128),
