@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_std, smoothed
+from section1.experiments._training import averaged, mean_std, smoothed
 from section1.losses import SoftmaxCrossEntropy
 from section1.parallel import available_threads
 from section1.training import Batch, History, evaluate, fit
@@ -281,7 +281,7 @@ def draw(result: Result) -> dict[str, Figure]:
         steps = metrics["steps"] / len(epochs)
         axes[0, 2].plot(epochs, 1e3 * seconds.T / steps, label=name, **look | {"ms": 5})
         axes[0, 2].margins(y=0.1)
-    axes[0, 0].legend(title=f"mean ± std (n = {n})" if n > 1 else "n = 1", title_fontsize="small")
+    axes[0, 0].legend(title=averaged(n), title_fontsize="small")
     plots.plot_curve(axes[0, 1], curves["apart"], "", color="C2")
     axes[0, 1].set(yscale="log", title="NumPy and PyTorch: what rounding makes of it")
     handles, labels = axes[0, 2].get_legend_handles_labels()

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import averaged, mean_std
 from section2.experiments._optimizers import listed
 from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, cross_entropy
@@ -290,10 +290,8 @@ def draw(result: Result) -> dict[str, Figure]:
         axes[0, 0].set_ylabel(curve.y_label)
         used = [name for name in LOOKS if name in {place for _, place in chosen}]
         handles = [Line2D([], [], label=name, **LOOKS[name]) for name in used]
-        spread = f", mean ± std (n = {curve.n})" if curve.n > 1 else ", n = 1"
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=3, title=f"positions{spread}"
-        )
+        title = f"positions, {averaged(curve.n)}"
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title)
         figures[kind] = figure
     tops = [max(metrics[f"{'_'.join(arm)}_inside"] for arm in chosen if arm[0] == task)
             for task in tasks]  # fmt: skip
