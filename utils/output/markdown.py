@@ -1,0 +1,104 @@
+"""docs/results.md, all answers of saved results: `python -m utils.output.markdown RESULTS ...`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.experiments import registry, results
+from utils.experiments.registry import Experiment
+from utils.experiments.results import Result, write_file
+
+HEAD = """# What the experiments found
+
+Every answer, as the run that measured it wrote it down: `python -m utils.output.markdown` makes
+this page from saved results, and nobody edits it. Your numbers will differ where your machine,
+your versions or your seed do; `n` is the number of seeds.
+"""
+
+
+def document(folders: list[Path]) -> str:
+    """All results in these folders, those of one run together, in the order of the course.
+
+    Raises UserError where there are none, and for one that cannot be read.
+    """
+    found = [
+        (experiment, results.load(folder))
+        for parent in folders
+        for experiment in registry.all_experiments()
+        if (folder := parent / f"section{experiment.section}" / experiment.name).is_dir()
+        and (folder / "result.json").exists()
+    ]
+    if not found:
+        raise UserError(f"there is no result in {', '.join(map(str, folders))}")
+    runs: dict[str, list[tuple[Experiment, Result]]] = {}
+    for experiment, result in found:
+        runs.setdefault(circumstances(result.info), []).append((experiment, result))
+    return HEAD + "".join(f"\n{title}\n{listed(run)}" for title, run in runs.items())
+
+
+def circumstances(info: dict[str, Any]) -> str:
+    """A heading: in which mode, and with what, these results came about."""
+    settings, machine, code = info["settings"], info["machine"], info["code"]
+    commit = str(code["commit"] or "unknown")[:7] + (" with changes" if code["dirty"] else "")
+    versions = ", ".join(
+        f"{name} {info['versions'][name]}"
+        for name in ("python", "numpy", "torch")
+        if name in info["versions"]
+    )
+    return (
+        f"## {settings['mode'].upper()}, seed {settings['seed']}, commit {commit}\n\n"
+        f"{escape(machine['gpu'] or machine['cpu'])}, {machine['cores']} cores; {versions}."
+    )
+
+
+def listed(run: list[tuple[Experiment, Result]]) -> str:
+    """Data and time of all, then each question with its answer."""
+    infos = [result.info for _, result in run]
+    data = dict.fromkeys(used["description"] for info in infos for used in info["data"].values())
+    time = registry.duration(sum(info["seconds"] for info in infos))
+    lines = [f"Data: {escape(', '.join(data))}. {time} in all."]
+    for number, title in registry.SECTIONS.items():
+        those = [one for one in run if one[0].section == number]
+        if those:
+            lines += ["", f"### {number}. {title}"]
+        for experiment, result in those:
+            path = f"../section{number}/experiments/{experiment.name}.py"
+            notes = ", ".join(
+                [registry.duration(result.info["seconds"]), *changed(experiment, result)]
+            )
+            lines += [
+                "",
+                f"**[{experiment.label} {experiment.name}]({path})** "
+                f"*{escape(experiment.question)}* ({escape(notes)})",
+                "",
+                escape(result.answer),
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def changed(experiment: Experiment, result: Result) -> list[str]:
+    """Where the budget of a run was another than that of config.py, as --set would have it."""
+    settings = result.info["settings"]
+    usual = experiment.settings(settings["mode"])
+    return [
+        f"{key}={value}" for key, value in settings["budget"].items() if usual.get(key) != value
+    ]
+
+
+def escape(text: str) -> str:
+    """The text on one line, printed as it is: no sign of it means anything to Markdown."""
+    return re.sub(r"([\\`*_~$<>\[\]#|])", r"\\\1", " ".join(text.split()))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folders", nargs="+", metavar="RESULTS", type=Path)
+    try:
+        text = document(parser.parse_args().folders)
+        write_file(registry.ROOT / "docs" / "results.md", text.encode())
+    except UserError as error:
+        parser.error(str(error))
