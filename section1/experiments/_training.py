@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,12 @@ def spread(std: float, n: int, form: str = ".2f") -> str:
     return f" ± {std:{form}}" if n > 1 else ""
 
 
-def averaged(n: int) -> str:
+def mean_in_words(metrics: Mapping[str, float], key: str, form: str, n: int) -> str:
+    """The mean over n runs of what `metrics` has under this name, and its deviation."""
+    return f"{metrics[key]:{form}}{spread(metrics[f'{key}_std'], n, form)}"
+
+
+def of_runs(n: int) -> str:
     """What a figure shows of n runs."""
     return f"mean ± std (n = {n})" if n > 1 else "n = 1"
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import averaged, mean_std, spread, train
+from section1.experiments._training import mean_std, of_runs, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -150,7 +150,7 @@ def draw(result: Result) -> dict[str, Figure]:
         xlabel="hidden layers",
         ylabel="accuracy",
         ylim=(0.3, 1.03),
-        title=f"filled: test, {averaged(seeds)}; hollow: training",
+        title=f"filled: test, {of_runs(seeds)}; hollow: training",
     )
     axes[0, 0].legend(loc="lower right")
     hard = min(names, key=lambda name: sum(rows[name, shape][4] for shape in shapes))

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._functions import tanh_units
-from section1.experiments._training import averaged, mean_std, rise_and_fall, spread, train
+from section1.experiments._training import mean_std, of_runs, rise_and_fall, spread, train
 from section1.losses import MeanSquaredError
 from section1.sgd import SGD
 from section1.training import Batch, evaluate, predict
@@ -168,7 +168,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_xscale("log", base=2)
     axes[0, 0].set_xticks(sizes, [str(n) for n in sizes])
     axes[0, 0].set(xlabel=curve.x_label, ylabel=curve.y_label, ylim=(0, None))
-    axes[0, 0].set_title(averaged(curve.n))
+    axes[0, 0].set_title(of_runs(curve.n))
     axes[0, 0].legend(loc="lower right")
     error.suptitle(
         f"Test error is {fewest[3] / noise:.2f} times the noise floor with {sizes[0]} samples, "

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import averaged, in_front, level_with_best, mean_std, spread
+from section1.experiments._training import in_front, level_with_best, mean_std, of_runs, spread
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2.experiments._optimizers import NAMES, Learned, listed, look
@@ -93,7 +93,7 @@ def compute(run: Run) -> Result:
         "optimizers": Table(columns, rows),
         "tuning": Table(["data", "optimizer", "lr", "validation accuracy"], tuning),
     }
-    answer = f"{' '.join(sentences)} ({averaged(budget.seeds)})"
+    answer = f"{' '.join(sentences)} ({of_runs(budget.seeds)})"
     return Result(answer, "adam_test_accuracy", metrics, curves, tables, arrays)
 
 

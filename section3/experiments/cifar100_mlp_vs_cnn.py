@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from section1.experiments._images import SPLIT
 from section1.experiments._training import (
     Trained,
-    averaged,
     mean_std,
+    of_runs,
     one_for_each,
     rise_and_fall,
     spread,
@@ -210,7 +210,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xticks(range(len(names)), ticks, fontsize="small")
         place.set(ylabel=label, ylim=(0, None))
         place.margins(x=0.15)
-        place.legend(title=averaged(curve.n), title_fontsize="small")
+        place.legend(title=of_runs(curve.n), title_fontsize="small")
     figure.suptitle(
         f"As the images are, {compared(arrays, 'straight')}; permuting the pixels "
         f"{effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}{alone(curve.n)}"

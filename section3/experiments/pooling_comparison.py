@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from section1.activations import ReLU
 from section1.experiments._training import (
     Trained,
-    averaged,
     mean_std,
+    of_runs,
     one_for_each,
     rise_and_fall,
     spread,
@@ -199,7 +199,7 @@ def draw(result: Result) -> dict[str, Figure]:
             )  # fmt: skip
         place.set(xlabel="pixels that test images are moved by", ylabel=label, ylim=(0, 104))
         place.set_xticks(curve.x)
-    axes[0, 0].legend(loc="lower left", title=averaged(curve.n))
+    axes[0, 0].legend(loc="lower left", title=of_runs(curve.n))
     shifts.suptitle(
         f"Moved by {FARTHEST} pixels, {verdict(arrays['moved_accuracy'])}; right are "
         + ", ".join(

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from section1.experiments._training import averaged, mean_std, rise_and_fall, spread, train
+from section1.experiments._training import mean_std, of_runs, rise_and_fall, spread, train
 from section1.linear import Linear
 from section1.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from section1.network import Sequential
@@ -221,7 +221,7 @@ def draw(result: Result) -> dict[str, Figure]:
         style: dict[str, Any] = {"marker": plots.MARKERS[number], "ms": 6, "capsize": 3}
         place.errorbar(sees, uses, std, label=name, color=f"C{number}", **style)
     place.set(xlabel="seen, by theory (pixels across)", ylabel="used (pixels across)")
-    place.legend(title=f"layer by layer; {averaged(n)}")
+    place.legend(title=f"layer by layer; {of_runs(n)}")
     deeper.suptitle(growth(metrics))
 
     distances = [row[0] for row in result.tables["distances"].rows]

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from section1.experiments._training import mean_in_words, of_runs
 from section3.experiments._cnns import tied
 from section4.experiments._gan_training import VARIANTS
 from utils.experiments.results import Result
@@ -36,11 +37,6 @@ def best_of(metrics: dict[str, float]) -> str:
     return min((name for name in keys if keys[name] in metrics), key=lambda k: metrics[keys[k]])
 
 
-def mean_and_spread(metrics: dict[str, float], key: str, n: int) -> str:
-    spread = f" ± {metrics[f'{key}_std']:.1f}" if n > 1 else ""
-    return f"{metrics[key]:.1f}{spread}"
-
-
 def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     """The best variant and how far it is ahead, with what noise leaves open."""
     best = best_of(metrics)
@@ -48,7 +44,7 @@ def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     words = (
         f"Of the convolutional GANs {VARIANTS[best].label} comes closest to real digits after "
         f"{metrics['steps']:,} steps of either network: Fréchet distance "
-        f"{mean_and_spread(metrics, f'{best}_frechet_distance', len(runs))}"
+        f"{mean_in_words(metrics, f'{best}_frechet_distance', '.1f', len(runs))}"
     )
     equal = [
         variant.label
@@ -63,7 +59,8 @@ def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     if len(others):
         key = f"{BASELINE}_frechet_distance"
         words += (
-            f"; the standard loss with linear layers {mean_and_spread(metrics, key, len(others))}, "
+            f"; the standard loss with linear layers "
+            f"{mean_in_words(metrics, key, '.1f', len(others))}, "
             f"{metrics[key] / metrics[f'{best}_frechet_distance']:.1f} times as much"
         )
     return f"{words} (n = {len(runs)})"
@@ -130,14 +127,11 @@ def draw_distance(result: Result, alive: list[str]) -> Figure:
         place.axhline(real, color="k", ls=":", label="real digits")
         place.set(yscale="log", xlabel=curve.x_label, ylabel="Fréchet distance, validation images")
     handles = axes[0, 0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=6, title=spread_of(result))
+    figure.legend(
+        *handles, loc="outside lower center", ncols=6, title=of_runs(int(result.metrics["seeds"]))
+    )
     figure.suptitle(finding(result.metrics, result.arrays))
     return figure
-
-
-def spread_of(result: Result) -> str:
-    seeds = result.metrics["seeds"]
-    return f"mean ± std, n = {seeds}" if seeds > 1 else "n = 1"
 
 
 def draw_quality(result: Result, alive: list[str]) -> Figure:
@@ -155,7 +149,9 @@ def draw_quality(result: Result, alive: list[str]) -> Figure:
         if key == "frechet_distance":
             place.set_xscale("log")
     figure.legend(
-        *axes[0, 0].get_legend_handles_labels(), loc="outside lower right", title=spread_of(result)
+        *axes[0, 0].get_legend_handles_labels(),
+        loc="outside lower right",
+        title=of_runs(int(result.metrics["seeds"])),
     )
     best = best_of(metrics)
     figure.suptitle(
@@ -188,6 +184,6 @@ def draw_losses(result: Result, alive: list[str]) -> Figure:
     figure.suptitle(
         f"{VARIANTS[best].label}: from step {ends[0]:,} to {ends[1]:,} the generator's loss goes "
         f"from {there[0]:.2f} to {there[1]:.2f}, the Fréchet distance of its samples from "
-        f"{distance.y[0]:.1f} to {distance.y[-1]:.1f} ({spread_of(result)})"
+        f"{distance.y[0]:.1f} to {distance.y[-1]:.1f} ({of_runs(distance.n)})"
     )
     return figure

@@ -36,12 +36,6 @@ def curves_of(runs: list[Played]) -> dict[str, Curve]:
     }  # fmt: skip
 
 
-def mean_in_words(metrics: Mapping[str, float], key: str, form: str, n: int) -> str:
-    """The mean over n seeds of what `metrics` has under this name, and its deviation."""
-    words = f"{metrics[key]:{form}}"
-    return f"{words} ± {metrics[f'{key}_std']:{form}}" if n > 1 else words
-
-
 def arrays_of(
     runs: Mapping[str, list[Played]], mixture: Mixture, of: str = ""
 ) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import averaged, mean_std, one_for_each
+from section1.experiments._training import mean_in_words, mean_std, of_runs, one_for_each
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
@@ -108,19 +108,14 @@ def compute(run: Run) -> Result:
         f"After {epochs} epochs ({steps:,} steps) {verdict(arrays)}: "
         + "; ".join(
             f"{LABELS[name]} ({metrics[f'{name}_parameters']:,} parameters) gets "
-            f"{share(metrics, name, 'top1', budget.seeds)} of the test images right, "
-            f"{share(metrics, name, 'top5', budget.seeds)} within {guesses} guesses, after "
-            f"{length(metrics[f'{name}_seconds'])}"
+            f"{mean_in_words(metrics, f'{name}_top1', '.1%', budget.seeds)} of the test images "
+            f"right, {mean_in_words(metrics, f'{name}_top5', '.1%', budget.seeds)} within "
+            f"{guesses} guesses, after {length(metrics[f'{name}_seconds'])}"
             for name in makers
         )
         + f" (n = {budget.seeds})."
     )
     return Result(answer, "resnet18_top1", metrics, curves, tables, arrays)
-
-
-def share(metrics: dict[str, float], name: str, kind: str, n: int) -> str:
-    std = f" ± {100 * metrics[f'{name}_{kind}_std']:.1f}" if n > 1 else ""
-    return f"{metrics[f'{name}_{kind}']:.1%}{std}"
 
 
 def length(seconds: float) -> str:
@@ -154,7 +149,7 @@ def draw(result: Result) -> dict[str, Figure]:
             axes[0, 2].annotate(
                 f"{y:.1f}", (number, y), (9, 0), textcoords="offset points", va="center"
             )
-    axes[0, 0].legend(title=averaged(result.curves["mlp"].n), title_fontsize="small")
+    axes[0, 0].legend(title=of_runs(result.curves["mlp"].n), title_fontsize="small")
     ticks = [f"{label}\n{metrics[f'{name}_parameters']:,}" for name, label in LABELS.items()]
     axes[0, 2].set_xticks(range(len(ticks)), ticks)
     guesses = metrics["guesses"]

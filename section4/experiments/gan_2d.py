@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_in_words, mean_std
 from section4.experiments._engine import QUICK
 from section4.experiments._points import GENERATORS, VARIANTS, find_mixture, play_all
 from section4.experiments._points_drawn import (
@@ -26,7 +26,6 @@ from section4.experiments._points_drawn import (
     curves_of,
     draw_curves,
     draw_samples,
-    mean_in_words,
 )
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run

@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_in_words, mean_std
 from section4.experiments._engine import QUICK
 from section4.experiments._points import (
     VARIANTS,
@@ -38,7 +38,6 @@ from section4.experiments._points_drawn import (
     curves_of,
     draw_curves,
     draw_samples,
-    mean_in_words,
 )
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import averaged, mean_std, smoothed
+from section1.experiments._training import mean_in_words, mean_std, of_runs, smoothed
 from section1.losses import SoftmaxCrossEntropy
 from section1.parallel import available_threads
 from section1.training import Batch, History, evaluate, fit
@@ -239,8 +239,9 @@ def account(run: Run, text: Text, shape: GPTConfig, pairs: list[Pair]) -> Result
     }
     answer = (
         f"After {steps:,} steps of {budget.batch_size} pieces of {shape.context} tokens the "
-        f"validation loss is {spread(metrics, 'numpy')} in NumPy and {spread(metrics, 'pytorch')} "
-        f"in PyTorch, from the same weights on the same batches (n = {budget.seeds}; "
+        f"validation loss is {loss_of(metrics, 'numpy')} in NumPy and "
+        f"{loss_of(metrics, 'pytorch')} in PyTorch, from the same weights on the same "
+        f"batches (n = {budget.seeds}; "
         f"{metrics['numpy_bits_per_character']:.2f} bits a character in NumPy). "
         f"In float64 no element of the first gradient differs by more than {gradients:.0e}; the "
         f"losses, in float32, differ by {first:.0e} at first and by {last:.0e} in the last epoch. "
@@ -253,9 +254,8 @@ def account(run: Run, text: Text, shape: GPTConfig, pairs: list[Pair]) -> Result
     return Result(answer, "numpy_validation_loss", metrics, curves, tables, arrays)
 
 
-def spread(metrics: dict[str, float], side: str) -> str:
-    several = f" ± {metrics[f'{side}_validation_loss_std']:.3f}" * (metrics["seeds"] > 1)
-    return f"{metrics[f'{side}_validation_loss']:.3f}{several}"
+def loss_of(metrics: dict[str, float], side: str) -> str:
+    return mean_in_words(metrics, f"{side}_validation_loss", ".3f", int(metrics["seeds"]))
 
 
 def time_in_words(metrics: dict[str, float]) -> str:
@@ -281,7 +281,7 @@ def draw(result: Result) -> dict[str, Figure]:
         steps = metrics["steps"] / len(epochs)
         axes[0, 2].plot(epochs, 1e3 * seconds.T / steps, label=name, **look | {"ms": 5})
         axes[0, 2].margins(y=0.1)
-    axes[0, 0].legend(title=averaged(n), title_fontsize="small")
+    axes[0, 0].legend(title=of_runs(n), title_fontsize="small")
     plots.plot_curve(axes[0, 1], curves["apart"], "", color="C2")
     axes[0, 1].set(yscale="log", title="NumPy and PyTorch: what rounding makes of it")
     handles, labels = axes[0, 2].get_legend_handles_labels()
@@ -290,7 +290,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 2].set_ylim(bottom=0)
     axes[0, 2].xaxis.get_major_locator().set_params(integer=True)
     learning.suptitle(
-        f"Validation loss {spread(metrics, 'numpy')} in NumPy, {spread(metrics, 'pytorch')} in "
+        f"Validation loss {loss_of(metrics, 'numpy')} in NumPy, {loss_of(metrics, 'pytorch')} in "
         f"PyTorch; a step takes NumPy {metrics['time_ratio']:.2f} times as long"
     )
     ((who, sample),) = result.tables["samples"].rows

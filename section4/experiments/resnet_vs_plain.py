@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import averaged, mean_std
+from section1.experiments._training import mean_std, of_runs
 from section2.experiments.gradient_flow import times
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import PLAIN, cross_entropy, gradient_norm
@@ -313,7 +313,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 curve = result.curves[f"{arm}_{depth}_{kind}"]
                 look["markevery"] = max(1, len(curve.x) // 12)
                 plots.plot_curve(axes, curve, f"{depth} layers {label}", **look)
-    spread = averaged(result.curves[f"plain_{depths[0]}_training"].n)
+    spread = of_runs(result.curves[f"plain_{depths[0]}_training"].n)
     panels["training"].legend(title=spread, title_fontsize="small")
     panels["alike"].set(xscale="log", ylim=(-0.1, 1.05))
     panels["layers"].set_title("at the start")

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from section1.experiments._training import averaged, mean_std
+from section1.experiments._training import mean_in_words, mean_std, of_runs
 from section2.experiments._optimizers import listed
 from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, cross_entropy
@@ -232,9 +232,7 @@ def spoken(task: str) -> str:
 
 
 def share(metrics: dict[str, float], task: str, place: str, kind: str) -> str:
-    name = f"{task}_{place}_{kind}"
-    spread = f" ± {metrics[f'{name}_std']:.1%}" if metrics["seeds"] > 1 else ""
-    return f"{metrics[name]:.1%}{spread}"
+    return mean_in_words(metrics, f"{task}_{place}_{kind}", ".1%", int(metrics["seeds"]))
 
 
 def in_words(metrics: dict[str, float], chosen: Sequence[Arm]) -> str:
@@ -290,7 +288,7 @@ def draw(result: Result) -> dict[str, Figure]:
         axes[0, 0].set_ylabel(curve.y_label)
         used = [name for name in LOOKS if name in {place for _, place in chosen}]
         handles = [Line2D([], [], label=name, **LOOKS[name]) for name in used]
-        title = f"positions, {averaged(curve.n)}"
+        title = f"positions, {of_runs(curve.n)}"
         figure.legend(handles=handles, loc="outside lower center", ncols=3, title=title)
         figures[kind] = figure
     tops = [max(metrics[f"{'_'.join(arm)}_inside"] for arm in chosen if arm[0] == task)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section1.experiments._training import averaged, mean_std
+from section1.experiments._training import mean_std, of_runs
 from section2.experiments._optimizers import listed
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
@@ -172,7 +172,7 @@ def answer(run: Run, source: Pretrained, curves: dict[str, Curve], arrays: Array
         + ", ".join(f"{score(curves[arm], place)} {name}" for arm, name in ARMS.items())
         for place, each in enumerate(scratch.x)
     ]
-    text += f": {'; '.join(parts)} (test images right, {averaged(scratch.n)}). "
+    text += f": {'; '.join(parts)} (test images right, {of_runs(scratch.n)}). "
     said = [verdict(arrays, arm, scratch.x) + saving(arrays, curves, arm) for arm in SUBJECTS]
     text += " ".join(said) if scratch.n > 1 else f"{ALONE.capitalize()}."
     if "turned" in arrays and run.data_used["cifar10"]["provenance"] == "embedded stand-in":
@@ -256,7 +256,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.set_xticks(curve.x, [f"{each:g}" for each in curve.x])
         place.minorticks_off()
     lines, names = axes[0, 0].get_legend_handles_labels()
-    noise = averaged(curve.n)
+    noise = of_runs(curve.n)
     figure.legend(lines, names, loc="outside lower center", ncols=4, title=noise)
     figure.suptitle(title(result.arrays, curve.x))
     figures = {"accuracy": figure}

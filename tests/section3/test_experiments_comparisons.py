@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from section1.experiments._training import averaged, spread
+from section1.experiments._training import of_runs, spread
 from section1.network import Sequential
 from section2.experiments.batchnorm_study import ARMS as NORMS
 from section3.experiments import batchnorm_cnn, cifar100_mlp_vs_cnn, pooling_comparison
@@ -154,7 +154,7 @@ def test_single_runs_tell_nothing() -> None:
     assert cifar100_mlp_vs_cnn.alone(1) == f"; {ALONE}" and not cifar100_mlp_vs_cnn.alone(2)
     metrics = {"cnn_test": 0.5, "cnn_test_std": 0.0}
     assert cifar100_mlp_vs_cnn.percent(metrics, "cnn", 1) == "50.0%"
-    assert spread(1.25, 2) == " ± 1.25" and averaged(1) == "n = 1"
+    assert spread(1.25, 2) == " ± 1.25" and of_runs(1) == "n = 1"
 
 
 def test_verdicts_on_batch_norm() -> None:
