@@ -245,12 +245,12 @@ BUDGETS: dict[int, dict[str, dict]] = {
     },
     4: {
         "resnet18_cifar10": {
-            "seconds": (10, 670, 12000),
+            "seconds": (10, 670, 16000),
             "recipes": (["sgd"], ["sgd"], ["sgd", "adam"]), "width": (16, 64, 64),
-            "epochs": (6, 3, 30), "epochs_on_gpu": (6, 15, 60), "samples": (1500, 32000, 50000),
+            "epochs": (6, 3, 48), "epochs_on_gpu": (6, 15, 60), "samples": (1500, 32000, 50000),
             "lr": ([0.1], [0.1], [0.1, 0.001]), "batch_size": (32, 128, 128),
             "crop": (1, 0, 4),  # pixels; three epochs are too few to need it
-            "window": 24, "window_epochs": (0, 0, 21),  # pixels a side, in so many epochs at first
+            "window": 24, "window_epochs": (0, 0, 44),  # pixels a side, in so many epochs at first
         },
         "resnet_vs_plain": {
             "seconds": (7, 190, 5800),

@@ -21,6 +21,11 @@ torch.set_num_threads(1)  # for arrays as small as here, more would only wait fo
 COUNTS = ("faults injected", "inputs tried")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: in the end no process then waits long for another one's last test."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What the tests in tests/faults counted, added up. Here, for xdist reads no other file."""
     totals = Counter(dict.fromkeys((*COUNTS, "failures"), 0))

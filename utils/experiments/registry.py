@@ -122,4 +122,6 @@ def _hint(word: str, experiments: list[Experiment]) -> str:
 
 def duration(seconds: float) -> str:
     """A time for people: "40 s", "12 min"."""
+    if seconds < 0.5:
+        return "under 1 s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

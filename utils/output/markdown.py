@@ -56,37 +56,29 @@ def circumstances(info: dict[str, Any]) -> str:
 
 
 def listed(run: list[tuple[Experiment, Result]]) -> str:
-    """Data and time of all, then each question with its answer."""
-    infos = [result.info for _, result in run]
-    data = dict.fromkeys(used["description"] for info in infos for used in info["data"].values())
-    time = registry.duration(sum(info["seconds"] for info in infos))
-    lines = [f"Data: {escape(', '.join(data))}. {time} in all."]
+    """The time of all, then each question with its answer."""
+    lines = [f"{registry.duration(sum(result.info['seconds'] for _, result in run))} in all."]
     for number, title in registry.SECTIONS.items():
         those = [one for one in run if one[0].section == number]
         if those:
             lines += ["", f"### {number}. {title}"]
         for experiment, result in those:
             path = f"../section{number}/experiments/{experiment.name}.py"
-            notes = ", ".join(
-                [registry.duration(result.info["seconds"]), *changed(experiment, result)]
-            )
-            lines += [
-                "",
-                f"**[{experiment.label} {experiment.name}]({path})** "
-                f"*{escape(experiment.question)}* ({escape(notes)})",
-                "",
-                escape(result.answer),
-            ]
+            name = f"**[{experiment.label} {experiment.name}]({path})**"
+            lines += ["", f"{name} *{escape(experiment.question)}*", "", escape(result.answer)]
+            lines += ["", f"*{escape(rests_on(experiment, result.info))}*"]
     return "\n".join(lines) + "\n"
 
 
-def changed(experiment: Experiment, result: Result) -> list[str]:
-    """Where the budget of a run was another than that of config.py, as --set would have it."""
-    settings = result.info["settings"]
+def rests_on(experiment: Experiment, info: dict[str, Any]) -> str:
+    """Time, data, and what of the budget was not as in config.py, as --set would have it."""
+    settings = info["settings"]
     usual = experiment.settings(settings["mode"])
-    return [
+    other = [
         f"{key}={value}" for key, value in settings["budget"].items() if usual.get(key) != value
     ]
+    data = ", ".join(used["description"] for used in info["data"].values())
+    return "; ".join([f"{registry.duration(info['seconds'])} on {data}", *other])
 
 
 def escape(text: str) -> str:

@@ -508,7 +508,7 @@ def test_listing_names_the_time(course: Course, capsys: pytest.CaptureFixture) -
     assert course("--list", "--mode", "full") == 0
     out = capsys.readouterr().out
     assert "9  Tiny  (FULL: about 9 s)" in out and "9.3" in out
-    assert registry.duration(600) == "10 min"
+    assert registry.duration(600) == "10 min" and registry.duration(0.01) == "under 1 s"
 
 
 def test_the_time_to_expect_is_that_of_config_times_how_slow_this_machine_is(
