@@ -45,6 +45,8 @@ CLOSEST = 1  # per cent of the test images: those closest to a training image
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if budget.compared < SHOWN:
+        raise UserError(f"compared must be at least {SHOWN}, got {budget.compared}")
     digits = load_digits(run)
     judge = find_judge(run, digits)
     found = best_trained(run)

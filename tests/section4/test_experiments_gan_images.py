@@ -270,3 +270,8 @@ def test_words_follow_the_share_of_near_copies(share: float) -> None:
         metrics |= {f"{space}_ratio": 1.0, f"{space}_close": share}
     words = latent_space.of_copies(metrics)
     assert words.startswith("has not learned by heart" if share == 0 else "makes more near-copies")
+
+
+def test_latent_space_wants_as_many_samples_as_it_shows(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="compared must be at least 12, got 5"):
+        run("latent_space", tmp_path, compared=5)
