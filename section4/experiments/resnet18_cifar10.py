@@ -4,9 +4,10 @@ CIFAR-10 again, now with the network that is the yardstick for it (He et al., ar
 its blocks written by hand in `vision/resnet.py`, in PyTorch. Two recipes: SGD with a learning rate
 that goes up and down once, a mean of the last weights and smoothed labels; and Adam with a rate
 that drops in steps. Both see the training images moved by a few pixels and in a mirror, and for
-most of the training no more of each than a window with a hole in it. A window of 24 x 24 pixels
-takes 9/16 of the arithmetic of an image of 32 x 32, and is not as soon learned by heart; a network
-that ends in a mean over all places takes images of any size (Touvron et al., arXiv:1906.06423).
+most of the training no more of each than a window, in FULL with a hole in it. A window of 24 x 24
+pixels takes 9/16 of the arithmetic of an image of 32 x 32, and is not as soon learned by heart; a
+network that ends in a mean over all places takes images of any size (Touvron et al.,
+arXiv:1906.06423).
 
 In the end each test image is looked at twice, as it is and in a mirror, and the scores of both are
 added: two looks go wrong in different ways. How much that is worth is stated beside one look.
@@ -74,7 +75,9 @@ def compute(run: Run) -> Result:
     window = budget.window
     if not 1 <= window <= data.side:
         raise UserError(f"window must be 1 to {data.side}, the pixels of a side, got {window}")
-    small: Change = chain(windows(window, window), flip, cutout(window // 3))
+    if budget.hole >= window:
+        raise UserError(f"hole must be smaller than the window of {window}, got {budget.hole}")
+    small: Change = chain(windows(window, window), flip, cutout(budget.hole))
     trained: dict[str, Trained] = {}
     with run.resumable() as folder:
 

@@ -90,25 +90,37 @@ def test_adam_learns_at_a_tenth_and_a_hundredth_in_the_end() -> None:
 def test_training_begins_with_windows_and_goes_on_with_whole_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sides = []
+    sides, holes = [], []
     forward = ResNet.forward
 
     def noted(model: ResNet, x: torch.Tensor) -> torch.Tensor:
         if model.training:
             sides.append(x.shape[2])
+            alike = (x.flatten(2) == x.flatten(2).roll(1, 2)).all(1)  # neighbours in a row
+            holes.append(bool(alike.any(1).all()))
         return forward(model, x)
 
     monkeypatch.setattr(ResNet, "forward", noted)
-    changes = SMALL | {"epochs": 3, "window": 20, "window_epochs": 2}
+    changes = SMALL | {"epochs": 3, "window": 20, "window_epochs": 2, "hole": 6, "crop": 0}
     runner.compute(small_run("resnet18_cifar10", tmp_path, changes))
     steps = 3  # 54 images in batches of 20
     assert sides == 2 * steps * [20] + steps * [32]
+    assert holes == 2 * steps * [True] + steps * [False]
 
 
-@pytest.mark.parametrize("window", [0, 33])
-def test_a_window_larger_than_the_images_is_refused(tmp_path: Path, window: int) -> None:
-    with pytest.raises(UserError, match=f"window must be 1 to 32, .* got {window}"):
-        runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL | {"window": window}))
+@pytest.mark.parametrize(
+    "key, value, words",
+    [
+        ("window", 0, "window must be 1 to 32, .* got 0"),
+        ("window", 33, "window must be 1 to 32, .* got 33"),
+        ("hole", 24, "hole must be smaller than the window of 24, got 24"),
+    ],
+)
+def test_a_window_larger_than_the_images_is_refused(
+    tmp_path: Path, key: str, value: int, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL | {key: value}))
 
 
 def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from utils.errors import UserError
 from utils.experiments.registry import Experiment
 
-MAY_BE_ZERO = {"crop", "shift", "window_epochs"}  # of the whole numbers; the others are counts
+MAY_BE_ZERO = {"crop", "hole", "shift", "window_epochs"}  # of the whole numbers; others count
 ABOVE_ZERO = {"lr", "lr_on_gpu", "common_lr", "generator_lr", "peaks", "temperatures", "top_p"}
 BELOW_ONE = {"dropout", "dropout_on_gpu", "rates", "mean"}  # at 1 nothing would be left
 AT_MOST_ONE = {"wrong", "top_p"}

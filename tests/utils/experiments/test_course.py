@@ -263,7 +263,7 @@ def test_every_number_of_config_can_be_set_and_an_impossible_one_cannot() -> Non
             impossible = IMPOSSIBLE[key] if isinstance(values[0], float) else "-1"
             with pytest.raises(UserError, match=f"{key} must be"):
                 parse(key, impossible, value)
-    assert zeros <= {"crop", "window_epochs"}
+    assert zeros <= {"crop", "hole", "window_epochs"}
     assert parse("shift", "0", 2) == 0
     with pytest.raises(UserError, match="epochs must be a whole number of at least 1"):
         parse("epochs", "0", 2)
