@@ -178,7 +178,8 @@ def verdict(names: Sequence[str], gain: np.ndarray, margin: float) -> str:
     down = [name for name, k in zip(named, order) if gain[k] < -margin]
     if not up and not down:
         return f"none of {len(names)} augmentations makes a difference beyond the noise of seeds"
-    parts = [f"raised by {listed(up)}"] * bool(up) + [f"lowered by {listed(down)}"] * bool(down)
+    found = {"raised": up, "lowered": down}
+    parts = [f"{word} by {listed(arms)}" for word, arms in found.items() if arms]
     rest = len(names) - len(up) - len(down)
     tie = f"; within the noise of seeds: {rest} of {len(names)}" * bool(rest)
     return f"this is {', '.join(parts)} points{tie}"

@@ -117,6 +117,12 @@ def test_the_verdict_follows_from_the_numbers() -> None:
         "this is raised by flip (+5.0), lowered by crop (-3.0) points; "
         "within the noise of seeds: 1 of 3"
     )
+    assert study.verdict(names, np.array([0.05, 0.03, 0.001]), 0.02) == (
+        "this is raised by flip (+5.0) and crop (+3.0) points; within the noise of seeds: 1 of 3"
+    )
+    assert study.verdict(names, np.array([-0.05, -0.03, -0.04]), 0.02) == (
+        "this is lowered by crop (-3.0), mixup (-4.0) and flip (-5.0) points"
+    )
     assert "none of 3" in study.verdict(names, np.array([0.01, 0.01, -0.01]), 0.02)
     assert study.verdict(names, np.array([0.5, 0, 0]), np.inf) == study.ALONE
     noise = np.array([-0.01, 0, 0.01])
