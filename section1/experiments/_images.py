@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
+from section1.experiments._training import sharing
 from section1.functions import softmax
 from section1.layer import Layer
 from section1.training import Batch, predict
@@ -78,6 +79,24 @@ def most_confused(counts: np.ndarray, at_most: int = 5) -> list[tuple[int, int, 
     return [(int(i), int(j), int(errors[i, j])) for i, j in pairs if errors[i, j]]
 
 
+def hardest_and_easiest(classes: list[list], form: str) -> str:
+    """Which classes, given as rows [name, images, share right], these are; several may tie."""
+    shares = {row[0]: row[2] for row in classes}
+    low, high = min(shares.values()), max(shares.values())
+    if low == high:
+        return f"all classes are equally hard ({low:{form}} right)"
+    hard, easy = sharing(shares, min), sharing(shares, max)
+    return (
+        f"hardest {'are' if hard[1:] else 'is'} {', '.join(hard)} ({low:{form}} right), "
+        f"easiest {', '.join(easy)} ({high:{form}})"
+    )
+
+
+def frequent_errors(pairs: list[list]) -> str:
+    """The first three rows of the table "confused", in words."""
+    return ", ".join(f"{true} taken for {other} ({n})" for true, other, n in pairs[:3])
+
+
 def account_of_errors(
     model: Layer, data: Rows, run: Run
 ) -> tuple[dict[str, Table], dict[str, np.ndarray]]:
@@ -125,14 +144,14 @@ def draw_errors(result: Result, model: str) -> dict[str, Figure]:
     """The confusion matrix and the worst errors of the model that `model` names."""
     classes = [row[0] for row in result.tables["classes"].rows]
     counts, pairs = result.arrays["confusion"], result.tables["confused"].rows
-    total, wrong = counts.sum(), counts.sum() - np.trace(counts)
+    total, wrong = int(counts.sum()), int(counts.sum() - np.trace(counts))
 
     wide = max(map(len, classes)) > 2
     matrix, axes = plots.grid(width=6.4 if wide else 5.4, height=5.6 if wide else 4.6)
     plots.show_confusion(axes[0, 0], counts, classes)
     title = f"{model}: {wrong:,} of {total:,} test images wrong"
     if pairs:
-        title += f"; most often {pairs[0][0]} is taken for {pairs[0][1]} ({pairs[0][2]} times)"
+        title += f"; most frequent errors: {frequent_errors(pairs)}"
     matrix.suptitle(title)
 
     names = zip(result.arrays["mistakes_true"], result.arrays["mistakes_predicted"])
@@ -145,7 +164,7 @@ def draw_errors(result: Result, model: str) -> dict[str, Figure]:
     mistakes, axes = plots.grid(rows, columns, width=1.75 if wide else 1.3, height=1.75)
     plots.show_images(axes.ravel().tolist(), result.arrays["mistakes"], titles)
     mistakes.suptitle(
-        f"{model}: the {len(titles)} errors made with most confidence"
+        f"{model}: {len(titles)} of {wrong:,} error{'s' * (wrong > 1)}, the most confident first"
         if titles
         else f"{model}: no error on {total:,} test images"
     )

@@ -124,6 +124,19 @@ def mean_in_words(metrics: Mapping[str, float], key: str, form: str, n: int) -> 
     return f"{metrics[key]:{form}}{spread(metrics[f'{key}_std'], n, form)}"
 
 
+def counted(n: int, what: str) -> str:
+    """So many of them: "1 seed", "3 seeds"."""
+    return f"{n} {what}{'s' * (n > 1)}"
+
+
+def sharing(values: Mapping[str, float], pick: Callable[[Iterable[float]], float]) -> list[str]:
+    """The names of the smallest value (`pick` is min) or the largest (max): several in a tie.
+
+    Means of the same numbers in another order may differ in the last bit, so it is left out.
+    """
+    return [name for name in values if math.isclose(values[name], pick(values.values()))]
+
+
 def of_runs(n: int) -> str:
     """What a figure shows of n runs."""
     return f"mean ± std (n = {n})" if n > 1 else "n = 1"
@@ -160,9 +173,9 @@ def in_front(scores: np.ndarray, names: Sequence[str]) -> str:
 
 def standing(scores: np.ndarray, names: Sequence[str]) -> str:
     """The title of a comparison in per cent (arms, n): who is in front, and who is last."""
-    means = scores.mean(axis=1)
-    words = (
-        f"{in_front(scores, names)}; {names[means.argmin()]} is last, "
-        f"{np.ptp(means):.2f} percentage points behind the best"
-    )
+    means, words = scores.mean(axis=1), in_front(scores, names)
+    last = [name for name, mean in zip(names, means) if mean == means.min()]
+    if len(last) < len(names):
+        words += f"; {', '.join(last)} {'are' if last[1:] else 'is'} last, "
+        words += f"{np.ptp(means):.2f} percentage points behind the best"
     return words[0].upper() + words[1:]

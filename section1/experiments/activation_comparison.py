@@ -15,8 +15,10 @@ from section1.experiments._images import account_of_errors, draw_errors, load_ro
 from section1.experiments._training import (
     level_with_best,
     mean_std,
+    of_runs,
     one_for_each,
     rise_and_fall,
+    sharing,
     spread,
     standing,
     train,
@@ -79,13 +81,16 @@ def compute(run: Run) -> Result:
     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
     level = level_with_best(arrays["test_accuracy"], list(means))
     relu, relu_std = metrics["relu_test_accuracy"], metrics["relu_test_accuracy_std"]
+    own = (
+        "a learning rate of its own" if len(set(rates)) > 1 else f"a learning rate of {rates[0]:g}"
+    )
     answer = (
-        f"With a learning rate of its own for each, all lie between {means[low]:.2%} ({low}) and "
+        f"With {own} for each, all lie between {means[low]:.2%} ({low}) and "
         f"{means[high]:.2%} ({high}) of the test images, {100 * (means[high] - means[low]):.2f} "
         f"percentage points apart. ReLU reaches {relu:.2%}{spread(100 * relu_std, budget.seeds)} "
         f"(n = {budget.seeds}). "
         + (f"Level as far as these seeds can tell: {', '.join(level)}. " if level[1:] else "")
-        + f"On validation data {NAMES[best]} is best."
+        + f"Best on validation data: {', '.join(sharing({row[0]: row[3] for row in rows}, max))}."
     )
     return Result(answer, "relu_test_accuracy", metrics, curves, tables, arrays)
 
@@ -105,9 +110,8 @@ def draw(result: Result) -> dict[str, Figure]:
         plots.plot_curve(axes[0, 0], result.curves[name], label, marker="o", ms=3)
     axes[0, 0].legend(loc="lower right")
     starts = {label: result.curves[name].y[0] for name, label in NAMES.items()}
-    fast = max(starts, key=starts.__getitem__)
     curves.suptitle(
-        f"{fast} learns fastest at first: {starts[fast]:.1%} after one epoch "
-        f"(band: one standard deviation of {result.curves['relu'].n} seeds)"
+        f"Fastest at first: {', '.join(sharing(starts, max))} with {max(starts.values()):.1%} "
+        f"after one epoch; {of_runs(result.curves['relu'].n)}"
     )
     return {"accuracy": accuracy, "curves": curves, **draw_errors(result, f"{best}, first seed")}

@@ -60,13 +60,14 @@ def compute(run: Run) -> Result:
             signals = run.rng(0).standard_normal((budget.seeds, budget.samples))
             outputs, slopes = value_and_slope(name, signals)  # (seeds, samples)
             average, deviation = mean_std(outputs.mean(axis=1))
+            shown = round(average, 3) + 0.0  # no -0.0
             gain, _ = mean_std(np.sqrt((slopes**2).mean(axis=1)))
             metrics[f"{name}_stopped"] = float(stopped.mean())
             metrics[f"{name}_largest_slope"] = float(slope.max())
             metrics[f"{name}_output_mean"], metrics[f"{name}_output_mean_std"] = average, deviation
             metrics[f"{name}_gradient_rms"] = gain
             share = f"{stopped.mean():.0%}"
-            mean = f"{average:.3f}{spread(deviation, budget.seeds, '.3f')} (n = {budget.seeds})"
+            mean = f"{shown:.3f}{spread(deviation, budget.seeds, '.3f')} (n = {budget.seeds})"
             rows.append([name, share, where(stopped), round(float(slope.max()), 3), mean, gain])
             bar.advance(name)
     bends = {row[0]: metrics[f"{row[0]}_stopped"] for row in rows if row[0] != "identity"}

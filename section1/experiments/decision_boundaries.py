@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std, of_runs, spread, train
+from section1.experiments._training import counted, mean_std, of_runs, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -36,8 +36,8 @@ def hidden_layers(shape: str) -> list[int]:
 
 
 def label(shape: str) -> str:
-    layers = hidden_layers(shape)
-    return " + ".join(map(str, layers)) + " units" if layers else "linear"
+    *first, last = hidden_layers(shape) or [0]
+    return " + ".join([*map(str, first), counted(last, "unit")]) if last else "linear"
 
 
 def plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,24 +48,25 @@ def plane(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    shapes = sorted(budget.shapes, key=lambda shape: sum(hidden_layers(shape)))
     metrics: dict[str, float] = {}
     rows: list[list[Any]] = []
     arrays = {}
     described = ", ".join(name.replace("_", " ") for name in NOISE)
-    run.note_data("toy", f"{described}: {budget.samples} training points each")
-    with run.progress(len(NOISE) * len(budget.shapes) * budget.seeds * budget.epochs) as bar:
+    run.note_data("toy", f"{described}: {counted(budget.samples, 'training point')} each")
+    with run.progress(len(NOISE) * len(shapes) * budget.seeds * budget.epochs) as bar:
         for place, (name, noise) in enumerate(NOISE.items()):
             make = getattr(toy, name)
             sets = [
                 (make(budget.samples, noise, first), make(HELD_OUT, noise, second))
                 for first, second in (run.rng(place, s).spawn(2) for s in range(budget.seeds))
             ]
-            classes = int(sets[0][0][1].max()) + 1
-            (x, y), _ = sets[0]
+            (x, y), (_, held_out) = sets[0]
+            classes = int(held_out.max()) + 1
             arrays[f"{name}_x"], arrays[f"{name}_y"] = x, y
             centre, half = plane(x)
             grid = centre + half * np.stack(np.meshgrid(SPAN, SPAN), -1).reshape(-1, 2)
-            for shape in budget.shapes:
+            for shape in shapes:
                 sizes = [2, *hidden_layers(shape), classes]
 
                 def recipe(rng: np.random.Generator, sizes: list[int] = sizes) -> tuple:
@@ -90,7 +91,7 @@ def compute(run: Run) -> Result:
                 )  # (grid points, K) -> (rows, columns, K)
     words = []
     for name in NOISE:
-        scores = {shape: metrics[f"{name}_{shape}_test"] for shape in budget.shapes}
+        scores = {shape: metrics[f"{name}_{shape}_test"] for shape in shapes}
         enough = next((shape for shape, score in scores.items() if score >= SOLVED), None)
         metrics[f"{name}_best"] = max(scores.values())
         words.append(
@@ -100,8 +101,8 @@ def compute(run: Run) -> Result:
         )
     metrics["worst_best"] = min(metrics[f"{name}_best"] for name in NOISE)
     answer = (
-        f"The smallest network with {SOLVED:.0%} test accuracy (mean over {budget.seeds} seeds) is "
-        f"for {'; '.join(words)}."
+        f"The smallest network with {SOLVED:.0%} test accuracy (mean over "
+        f"{counted(budget.seeds, 'seed')}) is for {'; '.join(words)}."
     )
     columns = ["set", "hidden", "train accuracy", "std", "test accuracy", "test std", "n"]
     return Result(answer, "worst_best", metrics, {}, {"accuracy": Table(columns, rows)}, arrays)
@@ -116,8 +117,9 @@ def draw(result: Result) -> dict[str, Figure]:
         x, y = result.arrays[f"{name}_x"], result.arrays[f"{name}_y"]
         centre, half = plane(x)
         for shape, place in zip(shapes, line):
-            chosen = result.arrays[f"{name}_{shape}"].argmax(axis=-1)
-            for k in range(y.max() + 1):
+            logits = result.arrays[f"{name}_{shape}"]  # (rows, columns, K)
+            chosen = logits.argmax(axis=-1)
+            for k in range(logits.shape[-1]):
                 colour = plots.COLOURS[k]
                 place.contourf(
                     centre[0] + half * SPAN, centre[1] + half * SPAN,
@@ -149,7 +151,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set(
         xlabel="hidden layers",
         ylabel="accuracy",
-        ylim=(0.3, 1.03),
+        ylim=(0, 1.03),
         title=f"filled: test, {of_runs(seeds)}; hollow: training",
     )
     axes[0, 0].legend(loc="lower right")

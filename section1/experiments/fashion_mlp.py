@@ -9,8 +9,14 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._images import account_of_errors, draw_errors, load_rows
-from section1.experiments._training import mean_std, rise_and_fall, spread, train
+from section1.experiments._images import (
+    account_of_errors,
+    draw_errors,
+    frequent_errors,
+    hardest_and_easiest,
+    load_rows,
+)
+from section1.experiments._training import mean_std, of_runs, rise_and_fall, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD
@@ -43,20 +49,23 @@ def compute(run: Run) -> Result:
         for name, key in (("training", "metric"), ("validation", "val_metric"))
     }
     tables, arrays = account_of_errors(runs[0].model, data, run)
-    classes = sorted(tables["classes"].rows, key=lambda row: row[2])
-    pairs = [f"{true} taken for {other} ({n})" for true, other, n in tables["confused"].rows[:3]]
+    classes, pairs = tables["classes"].rows, tables["confused"].rows
     answer = (
         f"It gets {mean:.2%}{spread(100 * std, budget.seeds)} of the test images right "
-        f"(n = {budget.seeds}). In the first run {classes[0][0]} is hardest ({classes[0][2]:.1%} "
-        f"right) and {classes[-1][0]} easiest ({classes[-1][2]:.1%}); "
-        + (f"most frequent errors: {', '.join(pairs)}." if pairs else "there is no error.")
+        f"(n = {budget.seeds}). In the first run "
+        + (
+            f"{hardest_and_easiest(classes, '.1%')}; most frequent errors: "
+            f"{frequent_errors(pairs)}."
+            if pairs
+            else "there is no error."
+        )
     )
     metrics = {
         "test_accuracy": mean,
         "test_accuracy_std": std,
         "validation_accuracy": curves["validation"].y[-1],
         "training_accuracy": curves["training"].y[-1],
-        "hardest_class_accuracy": classes[0][2],
+        "hardest_class_accuracy": min(row[2] for row in classes),
     }
     return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
 
@@ -66,17 +75,16 @@ def draw(result: Result) -> dict[str, Figure]:
     for name, curve in result.curves.items():
         plots.plot_curve(axes[0, 0], curve, name, marker="o", ms=3)
     axes[0, 0].legend(loc="lower right")
-    axes[0, 0].set_title(f"bands: one standard deviation of {curve.n} seeds")
+    axes[0, 0].set_title(of_runs(curve.n))
     classes = sorted(result.tables["classes"].rows, key=lambda row: row[2])
     bars = axes[0, 1].barh([row[0] for row in classes], [100 * row[2] for row in classes])
     axes[0, 1].bar_label(bars, fmt="%.1f", fontsize="small", padding=2)
     axes[0, 1].set(xlim=(0, 110), xlabel="test images of the class that are right (%), first seed")
     axes[0, 1].grid(False, axis="y")
-    gap = result.metrics["training_accuracy"] - result.metrics["validation_accuracy"]
+    metrics, hard = result.metrics, hardest_and_easiest(classes, ".1%")
     curves.suptitle(
-        f"{result.metrics['test_accuracy']:.1%} of the test images are right; "
-        f"{classes[0][0]} is hardest. "
-        f"At the end training accuracy is {abs(100 * gap):.1f} points "
-        f"{'above' if gap >= 0 else 'below'} validation accuracy"
+        f"{metrics['test_accuracy']:.1%} of the test images are right; {hard}. "
+        f"At the end training accuracy is {metrics['training_accuracy']:.1%}, "
+        f"validation accuracy {metrics['validation_accuracy']:.1%}"
     )
     return {"accuracy": curves, **draw_errors(result, "First seed")}

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from section1.activations import Activation
 from section1.experiments._images import load_rows
+from section1.experiments._training import counted
 from section1.functions import softmax
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
@@ -119,7 +120,8 @@ def compute(run: Run) -> Result:
                     [BENDS[bend], INITS[init], float(there), float(back), last, budget.seeds]
                 )
     answer = (
-        f"From hidden layer 1 to {budget.depth} the spread of activations is multiplied by "
+        f"From the first to the last of {counted(budget.depth, 'hidden layer')} the spread of "
+        "activations is multiplied by "
         f"{factor(metrics['tanh_xavier_normal_forward'])} with tanh and Xavier; with ReLU by "
         f"{factor(metrics['relu_xavier_normal_forward'])} with Xavier, "
         f"{factor(metrics['relu_he_normal_forward'])} with He and "
@@ -127,12 +129,12 @@ def compute(run: Run) -> Result:
         f"{learning(rows, budget.steps)}"
     )
     columns = ["activation", "init", "forward: last / first layer", "backward: first / last layer"]
-    table = Table([*columns, f"loss after {budget.steps} steps", "n"], rows)
+    table = Table([*columns, f"loss after {counted(budget.steps, 'step')}", "n"], rows)
     return Result(answer, "relu_he_normal_forward", metrics, curves, {"inits": table})
 
 
 def factor(number: float) -> str:
-    return f"{number:.2f}" if number >= 0.01 else f"{number:.0e}"
+    return f"{number:.2f}" if number >= 0.01 or number == 0 else f"{number:.0e}"
 
 
 def learned(loss: float | None) -> bool:
@@ -142,17 +144,17 @@ def learned(loss: float | None) -> bool:
 
 def learning(rows: list[list], steps: int) -> str:
     """Which of the networks learned, in words."""
-    sentences = []
+    sentences, after = [], counted(steps, "step")
     for bend in BENDS.values():
         losses = {row[1]: row[4] for row in rows if row[0] == bend}
         good = {name: loss for name, loss in losses.items() if learned(loss)}
         stuck = [name for name in losses if name not in good]
         if good:
             best = min(good, key=good.__getitem__)
-            words = f"With {bend}, {best} is best after {steps} steps (loss {good[best]:.2f})"
-            words += f"; not below guessing: {', '.join(stuck)}." if stuck else "."
+            words = f"With {bend}, {best} is best after {after} (loss {good[best]:.2f})"
+            words += f"; not clearly below guessing: {', '.join(stuck)}." if stuck else "."
         else:
-            words = f"With {bend}, none gets below guessing in {steps} steps."
+            words = f"With {bend}, none gets clearly below guessing in {after}."
         sentences.append(words)
     return " ".join(sentences)
 
@@ -183,8 +185,9 @@ def draw(result: Result) -> dict[str, Figure]:
     places[0, 1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     kept = {(row[0], row[1]): row[2] for row in rows}
     signal.suptitle(
-        f"{len(curve.x)} ReLU layers multiply the spread of the signal by "
-        f"{factor(kept['ReLU', 'He'])} with He, {factor(kept['ReLU', 'Xavier'])} with Xavier and "
+        f"From the first to the last of {counted(len(curve.x), 'ReLU layer')} the spread of the "
+        f"signal is multiplied by {factor(kept['ReLU', 'He'])} with He, "
+        f"{factor(kept['ReLU', 'Xavier'])} with Xavier and "
         f"{factor(kept['ReLU', 'normal (0.01)'])} with weights of std 0.01"
     )
     found = []
@@ -193,5 +196,5 @@ def draw(result: Result) -> dict[str, Figure]:
         found.append(
             f"with {bend} {len(names)} of {len(INITS)} learn ({', '.join(names) or 'none'})"
         )
-    training.suptitle(f"{len(curve.x)} hidden layers: {'; '.join(found)}")
+    training.suptitle(f"{counted(len(curve.x), 'hidden layer')}: {'; '.join(found)}")
     return {"signal": signal, "training": training}

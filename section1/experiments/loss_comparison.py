@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from section1.experiments._images import load_rows
 from section1.experiments._training import (
     mean_std,
+    of_runs,
     one_for_each,
     rise_and_fall,
     spread,
@@ -142,7 +143,7 @@ def draw(result: Result) -> dict[str, Figure]:
     for name, label in NAMES.items():
         plots.plot_curve(axes[0, 1], result.curves[name], label, marker="o", ms=3)
     axes[0, 1].legend(loc="lower right")
-    axes[0, 1].set_title("on the way there (bands: one standard deviation)")
+    axes[0, 1].set_title(f"on the way there ({of_runs(scores.shape[1])})")
     accuracies.suptitle(standing(scores, [row[0].replace(",", " with") for row in rows]))
 
     reliability, axes = plots.grid(width=5.6, height=4.4)

@@ -12,7 +12,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._functions import tanh_units
-from section1.experiments._training import mean_std, of_runs, rise_and_fall, spread, train
+from section1.experiments._training import (
+    counted,
+    mean_std,
+    of_runs,
+    rise_and_fall,
+    spread,
+    train,
+)
 from section1.losses import MeanSquaredError
 from section1.sgd import SGD
 from section1.training import Batch, evaluate, predict
@@ -41,14 +48,15 @@ def compute(run: Run) -> Result:
     run.note_data("samples", f"the function 'sines' with normal noise of std {budget.noise:g}")
     metrics, curves, rows, arrays = {"noise_floor": budget.noise}, {}, [], {}
     epochs = range(1, budget.epochs + 1)
-    most = max(budget.samples)
+    sizes = sorted(set(budget.samples))
+    most = sizes[-1]
 
     def recipe(rng: np.random.Generator) -> tuple:
         model = tanh_units(1, budget.hidden, rng)
         return model, MeanSquaredError(), SGD(model.parameters(), 0)
 
-    with run.progress(len(budget.samples) * budget.seeds * budget.epochs) as bar:
-        for n in budget.samples:
+    with run.progress(len(sizes) * budget.seeds * budget.epochs) as bar:
+        for n in sizes:
             runs, fits, errors = [], [], []
             for seed in range(budget.seeds):
                 data, validation, test = (
@@ -92,17 +100,24 @@ def compute(run: Run) -> Result:
         label = "samples for training"
         y, std = [row[column] for row in rows], [row[column + 1] for row in rows]
         several = std if budget.seeds > 1 else None
-        curves[kind] = Curve(list(budget.samples), y, several, budget.seeds, label, UNIT)
+        curves[kind] = Curve(sizes, y, several, budget.seeds, label, UNIT)
     metrics["excess"] = rows[-1][3] / budget.noise - 1
     floor = budget.noise
     seeds = budget.seeds
-    words = [f"{row[0]} samples {row[3]:.3f}{spread(row[4], seeds, '.3f')}" for row in rows]
+    words = [
+        f"{counted(row[0], 'sample')} {row[3]:.3f}{spread(row[4], seeds, '.3f')}, "
+        f"{row[3] / floor:.2f} times the floor"
+        for row in rows
+    ]
     fooled = [str(n) for n, error, *_ in rows if error < 0.9 * floor]
     answer = (
-        f"Test RMSE at a noise floor of {floor:g} (n = {seeds}): {'; '.join(words)}; so "
-        f"{rows[0][3] / floor:.2f} and {rows[-1][3] / floor:.2f} times the floor with the fewest "
-        f"and the most. Noise is fitted (training error 10% or more below the floor) "
-        + (f"with {', '.join(fooled)} samples." if fooled else "with none of these numbers.")
+        f"Test RMSE at a noise floor of {floor:g} (n = {seeds}): {'; '.join(words)}. "
+        f"Noise is fitted (training error 10% or more below the floor) "
+        + (
+            f"with {', '.join(fooled)} sample{'s' * (fooled != ['1'])}."
+            if fooled
+            else "with none of these numbers."
+        )
     )
     columns = ["samples", "train RMSE", "train std", "test RMSE", "test std", "best epoch", "n"]
     return Result(answer, "excess", metrics, curves, {"samples": Table(columns, rows)}, arrays)
@@ -120,7 +135,7 @@ def panels(count: int) -> tuple[Figure, np.ndarray]:
 def draw(result: Result) -> dict[str, Figure]:
     rows = result.tables["samples"].rows
     sizes, noise = [row[0] for row in rows], result.metrics["noise_floor"]
-    fewest, most = rows[0], rows[-1]
+    ends = rows[:1] + rows[1:][-1:]  # the fewest samples and the most
 
     fits, axes = panels(len(sizes))
     for place, (n, _, _, test, std, _, runs) in zip(axes.flat, rows):
@@ -148,16 +163,16 @@ def draw(result: Result) -> dict[str, Figure]:
                 label="± std over seeds",
             )
         rmse = f"{test:.3f}{spread(std, runs, '.3f')} (n = {runs})"
-        place.set(title=f"{n} samples: test RMSE {rmse}", xlabel="x")
+        place.set(title=f"{counted(n, 'sample')}: test RMSE {rmse}", xlabel="x")
         place.set_ylim(-1.4, 1.4)
     for place in axes[:, 0]:
         place.set_ylabel("y")
     fits.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    apart = [result.metrics[f"spread_{n}"] for n in (sizes[0], sizes[-1])]
+    apart = ", ".join(
+        f"{result.metrics[f'spread_{row[0]}']:.2f} with {counted(row[0], 'sample')}" for row in ends
+    )
     fits.suptitle(
-        f"From {sizes[0]} to {sizes[-1]} samples the spread of the fits between seeds "
-        f"{'falls' if apart[1] < apart[0] else 'does not fall: it goes'} from {apart[0]:.2f} "
-        f"to {apart[1]:.2f}"
+        f"Spread of the fits between seeds: {apart if rows[0][-1] > 1 else 'not known from one'}"
     )
 
     error, axes = plots.grid(width=6.4)
@@ -171,9 +186,12 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_title(of_runs(curve.n))
     axes[0, 0].legend(loc="lower right")
     error.suptitle(
-        f"Test error is {fewest[3] / noise:.2f} times the noise floor with {sizes[0]} samples, "
-        f"{most[3] / noise:.2f} times with {sizes[-1]}; training error {fewest[1] / noise:.2f} "
-        f"and {most[1] / noise:.2f} times"
+        "Errors as multiples of the noise floor: "
+        + "; ".join(
+            f"test {row[3] / noise:.2f} and training {row[1] / noise:.2f} "
+            f"with {counted(row[0], 'sample')}"
+            for row in ends
+        )
     )
 
     learning, axes = panels(len(sizes))
@@ -181,14 +199,15 @@ def draw(result: Result) -> dict[str, Figure]:
         plots.plot_curve(place, result.curves[f"train_{n}"], "training", ls="--")
         plots.plot_curve(place, result.curves[f"validation_{n}"], "validation")
         place.axhline(noise, color="black", ls=":", lw=1.4, label=f"noise floor {noise:g}")
-        place.set(title=f"{n} samples: validation best after {best:.0f} epochs")
+        place.set(title=f"{counted(n, 'sample')}: validation best after epoch {best:.0f}")
         place.set_xscale("log")
         place.set_ylim(0, 3 * noise)
     for place in axes[:, 1:].flat:
         place.set_ylabel("")
     learning.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     learning.suptitle(
-        f"With {sizes[0]} samples the lowest validation error comes after {fewest[5]:.0f} of "
-        f"{len(result.curves[f'train_{sizes[0]}'].x)} epochs, with {sizes[-1]} after {most[5]:.0f}"
+        f"Of {counted(len(result.curves[f'train_{sizes[0]}'].x), 'epoch')} the one with the lowest "
+        "validation error is "
+        + ", ".join(f"epoch {row[5]:.0f} with {counted(row[0], 'sample')}" for row in ends)
     )
     return {"fits": fits, "error": error, "learning": learning}

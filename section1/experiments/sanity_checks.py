@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import Rows, load_rows
-from section1.experiments._training import mean_std, train
+from section1.experiments._training import counted, mean_std, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.parallel import Workers
@@ -80,6 +80,7 @@ def compute(run: Run) -> Result:
 
     x, y = data.train
     batch, few = (x[:256], y[:256]), (x[:20], y[:20])
+    images = f"{len(few[0])} images"
     starts = [gradient_of(new_model(data, run.rng(k), "normal"), batch) for k in seeds]
     losses = [loss for loss, _ in starts]
     check("loss before training, small weights", f"ln {classes} = {guessing:.3f}", losses,
@@ -109,9 +110,9 @@ def compute(run: Run) -> Result:
                 )
                 for k in seeds
             ]  # fmt: skip
-    check("loss on 20 images, trained on them alone", "0 (below 0.05)",
+    check(f"loss on {images}, trained on them alone", "0 (below 0.05)",
           [trained.test_loss for trained in small], (0, 0.05))  # fmt: skip
-    check("accuracy on these 20 images", "1", [t.test_metric for t in small], (1, 1))
+    check(f"accuracy on these {images}", "1", [t.test_metric for t in small], (1, 1))
     ratios = np.array([optimizer.ratios for optimizer in optimizers[: budget.seeds]])
     middle = np.median(ratios, axis=1)  # (seeds, steps, layers) -> (seeds, layers)
     for layer, name in enumerate(LAYERS):
@@ -137,10 +138,11 @@ def compute(run: Run) -> Result:
     passed = sum(row[-1] for row in checks)
     failed = [f"{row[0]}: {row[2]:.3g}, expected {row[1]}" for row in checks if not row[-1]]
     answer = (
-        f"{passed} of {len(checks)} checks passed, each on {budget.seeds} seeds. Before training "
-        f"the loss is {checks[0][2]:.4f} (ln {classes} = {guessing:.4f}); 20 images are learned to "
-        f"a loss of {checks[3][2]:.3f}; an update moves the weights by {middle.mean():.1e} of "
-        "their length. " + (f"Failed: {'; '.join(failed)}." if failed else "")
+        f"{passed} of {len(checks)} checks passed, each on {counted(budget.seeds, 'seed')}. Before "
+        f"training the loss is {checks[0][2]:.4f} (ln {classes} = {guessing:.4f}); {images} are "
+        f"learned to a loss of {checks[3][2]:.3f}; an update moves the weights by "
+        f"{middle.mean():.1e} of their length. "
+        + (f"Failed: {'; '.join(failed)}." if failed else "")
     )
     metrics = {"passed": float(passed), "checks": float(len(checks)), "guessing": guessing}
     metrics |= {f"check_{number}": row[2] for number, row in enumerate(checks, start=1)}
@@ -161,7 +163,7 @@ def draw(result: Result) -> dict[str, Figure]:
     start.legend()
 
     plots.plot_curve(few, result.curves["few"], "")
-    few.set(yscale="log", title="Training on 20 images alone")
+    few.set(yscale="log", title=rows[3][0].capitalize())
 
     for name in LAYERS:
         plots.plot_curve(ratio, result.curves[f"ratio_{name}"], name, lw=1)
@@ -182,7 +184,12 @@ def draw(result: Result) -> dict[str, Figure]:
     place = listing.subplots()
     place.axis("off")
     words = [
-        [row[0], row[1], f"{row[2]:.4g} ± {row[3]:.1g}", "passed" if row[-1] else "FAILED"]
+        [
+            row[0],
+            row[1],
+            f"{row[2]:.4g}{spread(row[3], row[4], '.1g')}",
+            "passed" if row[-1] else "FAILED",
+        ]
         for row in rows
     ]
     table = place.table(

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from section1.experiments._functions import tanh_units
-from section1.experiments._training import rise_and_fall, train
+from section1.experiments._training import counted, rise_and_fall, train
 from section1.losses import MeanSquaredError
 from section1.sgd import SGD
 from section1.training import predict
@@ -40,16 +40,17 @@ def grid(dimensions: int, points: int) -> np.ndarray:
 def compute(run: Run) -> Result:
     budget = run.budget
     run.note_data("functions", f"{budget.samples} points of each target function, without noise")
-    first, last = budget.widths[0], budget.widths[-1]
+    widths = sorted(set(budget.widths))
+    first, last = widths[0], widths[-1]
     metrics, curves, rows, arrays, folds = {}, {}, [], {}, {}
     works = [(1, name) for name in budget.targets] + [(2, name) for name in budget.targets_2d]
-    with run.progress(len(works) * len(budget.widths) * budget.seeds * budget.epochs) as bar:
+    with run.progress(len(works) * len(widths) * budget.seeds * budget.epochs) as bar:
         for place, (dimensions, name) in enumerate(works):
             target = chosen(TARGETS_1D if dimensions == 1 else TARGETS_2D, name)
             x, dense = grid(dimensions, budget.samples), grid(dimensions, DENSE[dimensions])
             y, truth = target(*x.T), target(*dense.T)  # (N,)
-            errors = np.empty((budget.seeds, len(budget.widths)))
-            for column, width in enumerate(budget.widths):
+            errors = np.empty((budget.seeds, len(widths)))
+            for column, width in enumerate(widths):
                 peak = budget.lr / max(width, FEWEST)
 
                 def recipe(
@@ -69,7 +70,7 @@ def compute(run: Run) -> Result:
                         arrays[f"{name}_{width}"] = fit[:, 0]
             arrays[f"{name}_errors"] = errors
             curves[name] = Curve.over_runs(
-                budget.widths, errors, "hidden units", "RMSE on a dense grid (units of f)"
+                widths, errors, "hidden units", "RMSE on a dense grid (units of f)"
             )
             folds[name] = float(np.mean(errors[:, 0]) / np.mean(errors[:, -1]))
             metrics[f"fold_{first}_to_{last}_{name}"] = folds[name]
@@ -78,15 +79,25 @@ def compute(run: Run) -> Result:
     flat = smooth(list(folds))
     headline = f"fold_{first}_to_{last}"
     metrics[headline] = float(np.exp(np.mean([np.log(folds[name]) for name in flat])))
-    ten = [f"{name} {folds[name]:.0f}" for name in folds if folds[name] >= 10]
-    less = [f"{name} {folds[name]:.1f}" for name in folds if folds[name] < 10]
+    ten = [f"{name} {times(fold)}" for name, fold in folds.items() if fold >= 10]
+    less = [f"{name} {times(fold)}" for name, fold in folds.items() if fold < 10]
     answer = (
-        f"From {first} to {last} units the error falls {metrics[headline]:.0f}-fold (geometric "
-        f"mean over {', '.join(flat)}; {budget.seeds} seeds). Tenfold or more: "
-        f"{', '.join(ten) or 'none'}; less: {', '.join(less) or 'none'}."
+        f"From {first} to {counted(last, 'unit')} the error is divided by "
+        f"{times(metrics[headline])} (geometric mean over {', '.join(flat)}; "
+        f"{counted(budget.seeds, 'seed')}). By ten or more: {', '.join(ten) or 'none'}; by less: "
+        f"{', '.join(less) or 'none'}."
     )
-    columns = ["target", "inputs", f"RMSE, {first} units", f"RMSE, {last} units", "fold"]
+    columns = [
+        "target",
+        "inputs",
+        *(f"RMSE, {counted(width, 'unit')}" for width in (first, last)),
+        "fold",
+    ]
     return Result(answer, headline, metrics, curves, {"targets": Table(columns, rows)}, arrays)
+
+
+def times(fold: float) -> str:
+    return f"{fold:.0f}" if fold >= 10 else f"{fold:.3g}"
 
 
 def smooth(names: list[str]) -> list[str]:
@@ -118,12 +129,12 @@ def draw(result: Result) -> dict[str, Figure]:
             place.plot(x, TARGETS_1D[name](x), color="0.7", lw=6, label="target f")
             for width, style in zip(shown, (":", "--", "-")):
                 y = result.arrays[f"{name}_{width}"]
-                place.plot(x, y, style, lw=1.6, label=f"{width} units")
+                place.plot(x, y, style, lw=1.6, label=counted(width, "unit"))
             place.set(title=f"{name}: {TARGETS_1D[name].formula}", xlabel="x", ylabel="f(x)")
         handles, labels = axes[0, 0].get_legend_handles_labels()
         fits.legend(handles, labels, loc="outside lower center", ncols=len(labels))
         fits.suptitle(
-            f"RMSE from {widths[0]} to {widths[-1]} units: "
+            f"RMSE from {widths[0]} to {counted(widths[-1], 'unit')}: "
             + "; ".join(f"{name} {rows[name][2]:.2g} to {rows[name][3]:.2g}" for name in lines)
         )
         figures["fits"] = fits
@@ -136,7 +147,7 @@ def draw(result: Result) -> dict[str, Figure]:
             top = np.abs(truth).max()
             draws = [
                 (truth, top, f"target: {name}"),
-                (fit, top, f"{widths[-1]} units"),
+                (fit, top, counted(widths[-1], "unit")),
                 (fit - truth, np.abs(fit - truth).max(), "error: fit - target"),
             ]
             for place, (image, limit, title) in zip(line, draws):
@@ -149,7 +160,7 @@ def draw(result: Result) -> dict[str, Figure]:
                 maps.colorbar(shown_image, ax=place, shrink=0.8)
         maps.suptitle(
             "; ".join(
-                f"{name}: {widths[-1]} units come within an RMSE of {rows[name][3]:.2g} "
+                f"{name}: RMSE {rows[name][3]:.2g} with {counted(widths[-1], 'unit')} "
                 f"({rows[name][3] / deviation(name):.0%} of the target's spread)"
                 for name in planes
             )
@@ -171,8 +182,8 @@ def draw_errors(result: Result, rows: dict, widths: list[int]) -> Figure:
         inputs = "$x$" if rows[name][1] == 1 else "$x_1, x_2$"
         axes[0, 0].errorbar(
             curve.x, curve.y, [curve.y - low, high - curve.y], capsize=3,
-            marker=plots.MARKERS[k], ls="-" if rows[name][1] == 1 else "--",
-            label=f"{name} ({inputs}): ÷ {rows[name][4]:.2g}",
+            marker=plots.MARKERS[k % len(plots.MARKERS)], ls="-" if rows[name][1] == 1 else "--",
+            label=f"{name} ({inputs}): ÷ {times(rows[name][4])}",
         )  # fmt: skip
     x = np.array(widths, float)
     axes[0, 0].set_xscale("log", base=2)
@@ -183,11 +194,13 @@ def draw_errors(result: Result, rows: dict, widths: list[int]) -> Figure:
     axes[0, 0].yaxis.set_minor_formatter("")
     curve = next(iter(result.curves.values()))
     axes[0, 0].set(xlabel=curve.x_label, ylabel=curve.y_label)
-    axes[0, 0].set_title(f"mean and range of {curve.n} seeds")
-    figure.legend(loc="outside right center", title=f"error, {widths[0]} to {widths[-1]} units")
+    axes[0, 0].set_title(f"mean and range of {counted(curve.n, 'seed')}")
+    figure.legend(
+        loc="outside right center", title=f"error, {widths[0]} to {counted(widths[-1], 'unit')}"
+    )
     fold, over = result.metrics[result.headline], ", ".join(smooth(list(rows)))
     figure.suptitle(
-        f"From {widths[0]} to {widths[-1]} units the error falls {fold:.0f}-fold "
+        f"From {widths[0]} to {counted(widths[-1], 'unit')} the error is divided by {times(fold)} "
         f"(geometric mean of {over})"
     )
     return figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import train
+from section1.experiments._training import counted, of_runs, train
 from section1.functions import sigmoid
 from section1.losses import BinaryCrossEntropy
 from section1.mlp import MLP
@@ -28,7 +28,7 @@ def compute(run: Run) -> Result:
     budget = run.budget
     run.note_data("xor", "the four points of XOR")
     plane = np.stack(np.meshgrid(SPAN, SPAN), axis=-1).reshape(-1, 2).astype(np.float32)
-    widths = [0, *budget.hidden]
+    widths = [0, *sorted(set(budget.hidden))]
     metrics, curves, arrays, rows = {}, {}, {}, []
     with run.progress(len(widths) * budget.seeds * budget.epochs) as bar:
         for width in widths:
@@ -57,8 +57,8 @@ def compute(run: Run) -> Result:
     metrics["solved"] = metrics[f"solved_{widest}"]
     enough = [width for width in widths if metrics[f"solved_{width}"] == 1]
     answer = (
-        f"Without a hidden layer {rows[0][1]} seeds solve XOR and the best gets "
-        f"{rows[0][2]:.0%} of the points; with {widest} hidden units {rows[-1][1]} solve it. "
+        f"Seeds that solve XOR without a hidden layer: {rows[0][1]}, and the best gets "
+        f"{rows[0][2]:.0%} of the points; with {counted(widest, 'hidden unit')}: {rows[-1][1]}. "
         + (f"{enough[0]} units are the fewest that never failed." if enough else "None always did.")
     )
     table = Table(["hidden units", "seeds that solve XOR", "best accuracy"], rows)
@@ -67,9 +67,12 @@ def compute(run: Run) -> Result:
 
 def draw(result: Result) -> dict[str, Figure]:
     widths = [row[0] for row in result.tables["widths"].rows]
-    names = {width: f"{width} hidden units" if width else "No hidden layer" for width in widths}
+    names = {
+        width: counted(width, "hidden unit") if width else "No hidden layer" for width in widths
+    }
     solved = {row[0]: row[1] for row in result.tables["widths"].rows}
-    finding = f"{names[0]}: {solved[0]} seeds solve XOR; {names[widths[-1]]}: {solved[widths[-1]]}"
+    ends = (f"{names[width].lower()} {solved[width]}" for width in (0, widths[-1]))
+    finding = f"Seeds that solve XOR: {'; '.join(ends)}"
 
     boundary, axes = plots.grid(1, 2, width=4, height=3.6, sharey=True)
     for place, width in zip(axes[0], (widths[0], widths[-1])):
@@ -91,7 +94,7 @@ def draw(result: Result) -> dict[str, Figure]:
         line = ("-", ":", "-.", "--")[k % 4]
         plots.plot_curve(axes[0, 0], result.curves[f"loss_{width}"], names[width], ls=line)
     axes[0, 0].axhline(np.log(2), color="black", ls=":", lw=1, label="guessing: ln 2")
-    axes[0, 0].set_title(f"mean ± standard deviation of {result.curves['loss_0'].n} seeds")
+    axes[0, 0].set_title(of_runs(result.curves["loss_0"].n))
     loss.legend(loc="outside right center")
     loss.suptitle(finding)
     return {"boundary": boundary, "loss": loss}

@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import Rows, load_rows
-from section1.experiments._training import Trained, mean_std, spread, train
+from section1.experiments._training import Trained, counted, mean_std, spread, train
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
@@ -103,23 +103,25 @@ def compute(run: Run) -> Result:
             trained = [study.train(arm, budget.common_lr, seed, **options) for seed in seeds]
             row = [ARMS[arm], size, *mean_std(validation_scores(trained, guessing)), None, None]
             if arm == "batchnorm":
-                own = [batch_statistics(t.model, data.validation, size) for t in trained if t]
-                row[4:] = mean_std(own or [guessing])
+                own = [
+                    batch_statistics(t.model, data.validation, size) if t else guessing
+                    for t in trained
+                ]
+                row[4:] = mean_std(own)
             batches.append([*row, budget.seeds])
 
-    top = max(row[2] for row in rates)
-    best = {}
+    alive = [row for row in rates if row[4] < row[5]]  # where every run blew up, none is good
+    top, best = max((row[2] for row in alive), default=guessing), {}
     for arm, label in ARMS.items():
-        mine = [row for row in rates if row[0] == label]
-        best[arm] = max(mine, key=lambda row: row[2])[1]
-        tolerated = [row[1] for row in mine if row[2] >= top - TOLERATED] or [best[arm]]
-        metrics[f"{arm}_largest_lr"] = max(tolerated)
-        metrics[f"{arm}_lr_range"] = max(tolerated) / min(tolerated)
-        metrics[f"{arm}_best_lr"] = best[arm]
+        mine = [row for row in alive if row[0] == label]
+        if not mine:
+            raise UserError(f"every network {label} blew up: try smaller learning rates")
+        metrics[f"{arm}_best_lr"] = best[arm] = max(mine, key=lambda row: row[2])[1]
+        if tolerated := [row[1] for row in mine if row[2] >= top - TOLERATED]:
+            metrics[f"{arm}_largest_lr"] = max(tolerated)
+            metrics[f"{arm}_lr_range"] = max(tolerated) / min(tolerated)
     for name, (arm, lr) in chosen(best).items():
         survived = [t for t in runs[arm, lr] if t is not None]
-        if not survived and lr == best[arm]:
-            raise UserError(f"every network {ARMS[arm]} blew up: try smaller learning rates")
         if not survived:
             continue
         curves[f"{name}_accuracy"] = Curve.over_runs(
@@ -140,20 +142,22 @@ def compute(run: Run) -> Result:
     )
     metrics["gap_smallest_batch"] = small[2] - small[4]
     metrics["gap_largest_batch"] = large[2] - large[4]
-    n = budget.seeds
+    n = {arm: curves[f"{arm}_loss"].n for arm in ARMS}  # the runs that did not blow up
+    lost = len(ARMS) * budget.seeds - sum(n.values())
     answer = (
-        f"Learning rates up to {metrics['batchnorm_largest_lr']:g} with batch norm and up to "
-        f"{metrics['plain_largest_lr']:g} without come within {100 * TOLERATED:.0f} points of the "
-        f"best validation accuracy. Each at its best rate ({best['batchnorm']:g} and "
+        f"{tolerance(metrics)}. Each at its best rate ({best['batchnorm']:g} and "
         f"{best['plain']:g}), one epoch gives {metrics['batchnorm_first_epoch']:.1%} and "
-        f"{metrics['plain_first_epoch']:.1%}, and {budget.epochs} epochs "
-        f"{percent(metrics, 'batchnorm', n)} and {percent(metrics, 'plain', n)} of the test images "
-        f"(n = {n}). Its price: an epoch takes "
+        f"{metrics['plain_first_epoch']:.1%}, and {counted(budget.epochs, 'epoch')} "
+        f"{percent(metrics, 'batchnorm', n['batchnorm'])} and "
+        f"{percent(metrics, 'plain', n['plain'])} of the test images (n = {budget.seeds}"
+        + (f", without {counted(lost, 'run')} that blew up" if lost else "")
+        + f"). With batch norm an epoch takes "
         f"{metrics['batchnorm_seconds_an_epoch'] / metrics['plain_seconds_an_epoch']:.1f} times as "
-        f"long, and a network trained with batches of {small[1]} loses "
-        f"{100 * metrics['gap_smallest_batch']:.1f} points where it must use the statistics of "
-        f"such batches instead of running averages ({100 * metrics['gap_largest_batch']:.1f} with "
-        f"{large[1]})."
+        f"long, and a network trained with batches of {small[1]} "
+        f"{change(metrics['gap_smallest_batch'])} where it must use the statistics of such batches "
+        f"instead of running averages"
+        + (f" ({change(metrics['gap_largest_batch'])} with {large[1]})" if large != small else "")
+        + "."
     )
     columns = ["network", "lr", "validation accuracy", "std", "runs that blew up", "n"]
     tables = {"rates": Table(columns, rates)}
@@ -171,6 +175,24 @@ def chosen(best: dict[str, float]) -> dict[str, tuple[str, float]]:
     }
 
 
+def tolerance(metrics: dict[str, float]) -> str:
+    """Up to which learning rate validation accuracy is near the best, in words."""
+    largest = [metrics.get(f"{arm}_largest_lr") for arm in ("batchnorm", "plain")]
+    norm, plain = ("no rate" if lr is None else f"rates up to {lr:g}" for lr in largest)
+    return (
+        f"Validation accuracy is within {100 * TOLERATED:.0f} points of the best at {norm} with "
+        f"batch norm and at {plain} without"
+    )
+
+
+def change(gap: float) -> str:
+    """What an accuracy that is less by `gap` does."""
+    points = f"{abs(100 * gap):.1f}"
+    if points == "0.0":
+        return "loses nothing"
+    return f"{'loses' if gap > 0 else 'gains'} {points} points"
+
+
 def percent(metrics: dict[str, float], name: str, n: int) -> str:
     mean, std = metrics[f"{name}_test_accuracy"], metrics[f"{name}_test_accuracy_std"]
     return f"{mean:.2%}{spread(100 * std, n)}"
@@ -178,7 +200,7 @@ def percent(metrics: dict[str, float], name: str, n: int) -> str:
 
 def draw(result: Result) -> dict[str, Figure]:
     metrics = result.metrics
-    tolerance, axes = plots.grid(width=6.6, height=3.8)
+    tried, axes = plots.grid(width=6.6, height=3.8)
     for number, label in enumerate(ARMS.values()):
         rows = [row for row in result.tables["rates"].rows if row[0] == label]
         look = {"color": f"C{number}", "marker": plots.MARKERS[number], "capsize": 3}
@@ -193,10 +215,7 @@ def draw(result: Result) -> dict[str, Figure]:
         xscale="log", xlabel="learning rate", ylabel="validation accuracy (%)", ylim=(-8, 104)
     )
     axes[0, 0].legend(loc="lower left")
-    tolerance.suptitle(
-        f"With batch norm the network learns at rates up to {metrics['batchnorm_largest_lr']:g}, "
-        f"without up to {metrics['plain_largest_lr']:g}"
-    )
+    tried.suptitle(tolerance(metrics))
 
     speed, axes = plots.grid(1, 2, width=4.6, height=4)
     best = {arm: metrics[f"{arm}_best_lr"] for arm in ARMS}
@@ -236,8 +255,8 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_ylabel("validation accuracy after one epoch (%)")
     size.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     size.suptitle(
-        f"Judged by the statistics of batches of {sizes[0]}, a network with batch norm loses "
-        f"{100 * metrics['gap_smallest_batch']:.1f} points; of {sizes[-1]}, "
-        f"{100 * metrics['gap_largest_batch']:.1f}"
+        f"Judged by the statistics of batches of {sizes[0]}, a network with batch norm "
+        f"{change(metrics['gap_smallest_batch'])}"
+        + (f"; of {sizes[-1]}, it {change(metrics['gap_largest_batch'])}" if sizes[1:] else "")
     )
-    return {"learning_rates": tolerance, "speed": speed, "batch_size": size}
+    return {"learning_rates": tried, "speed": speed, "batch_size": size}

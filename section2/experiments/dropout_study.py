@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import SPLIT, load_rows
-from section1.experiments._training import Trained, mean_std, spread, train
+from section1.experiments._training import Trained, counted, mean_std, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import Batch, evaluate
 from section2.models import fully_connected_net
@@ -100,18 +100,45 @@ def compute(run: Run) -> Result:
                 metrics[f"{key}_{kind.replace(' ', '_')}_std"] = row[columns.index(kind) + 1]
         rates = [metrics[f"{name}_wrong_{wrong:g}_rate"] for name in ("best", "least")]
         sentences.append(
-            f"With {wrong:.0%} of the labels wrong rate {rates[0]:g} is best on validation images: "
-            f"{percent(metrics, 'best', wrong, budget.seeds)} of the test images, against "
-            f"{percent(metrics, 'least', wrong, budget.seeds)} with rate {rates[1]:g}."
+            f"With {share(wrong)} of the labels wrong rate {rates[0]:g} is best on validation "
+            f"images: {percent(metrics, 'best', wrong, budget.seeds)} of the test images"
+            + f", against {percent(metrics, 'least', wrong, budget.seeds)} with rate {rates[1]:g}"
+            * (rates[0] != rates[1])
+            + "."
         )
-    answer = f"From {len(true[0])} images: {' '.join(sentences)} (n = {budget.seeds})"
+    answer = f"From {counted(len(true[0]), 'image')}: {' '.join(sentences)} (n = {budget.seeds})"
     headline = f"best_wrong_{max(budget.wrong):g}_test_accuracy"
     return Result(answer, headline, metrics, curves, {"rates": Table(columns, rows)})
+
+
+def share(wrong: float) -> str:
+    return f"{100 * wrong:g}%"
 
 
 def percent(metrics: dict[str, float], name: str, wrong: float, n: int) -> str:
     mean, std = (metrics[f"{name}_wrong_{wrong:g}_test_accuracy{part}"] for part in ("", "_std"))
     return f"{mean:.1%}{spread(100 * std, n, '.1f')}"
+
+
+def effect(metrics: dict[str, float], wrong: float, n: int) -> str:
+    """What the best rate does to test accuracy and to the gap above validation, in words."""
+    names = ("least", "best")
+    before, after = (percent(metrics, name, wrong, n) for name in names)
+    lowest, best = (metrics[f"{name}_wrong_{wrong:g}_rate"] for name in names)
+    gaps = [metrics[f"{name}_wrong_{wrong:g}_gap"] for name in names]
+    wide, narrow = (
+        f"{abs(100 * gap):.1f} points {'above' if gap >= 0 else 'below'}" for gap in gaps
+    )
+    words = f"With {share(wrong)} wrong labels "
+    if best == lowest:
+        return (
+            f"{words}no rate is better than {best:g} on validation images: test accuracy "
+            f"{after}, training is {narrow} validation"
+        )
+    return (
+        f"{words}rate {best:g} takes test accuracy from {before} to {after}; training is {wide} "
+        f"validation before and {narrow} after"
+    )
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -124,7 +151,7 @@ def draw(result: Result) -> dict[str, Figure]:
     epochs, places = plots.grid(1, len(arms), width=4.8, height=3.8, sharey=True)
     for column, wrong in enumerate(arms):
         rows = [row for row in table.rows if row[LABEL] == wrong]
-        title = f"{wrong:.0%} of the training labels wrong" if wrong else "all labels true"
+        title = f"{share(wrong)} of the training labels wrong" if wrong else "all labels true"
         axes[0, column].set_title(title)
         places[0, column].set_title(title)
         axes[1, column].set_xlabel("dropout rate: the share of hidden units dropped")
@@ -148,18 +175,13 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[1, 0].set_ylabel("loss (nats)")
     ends.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     epochs.legend(*places[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    n = curve.n
-    before, after = (percent(metrics, name, worst, n) for name in ("least", "best"))
-    gaps = [100 * metrics[f"{name}_wrong_{worst:g}_gap"] for name in ("least", "best")]
-    ends.suptitle(
-        f"With {worst:.0%} wrong labels rate {metrics[f'best_wrong_{worst:g}_rate']:g} takes test "
-        f"accuracy from {before} to {after}; "
-        f"training is {gaps[0]:.0f} points above validation before and {gaps[1]:.0f} after"
-    )
+    ends.suptitle(effect(metrics, worst, curve.n))
     growth = []
     for wrong in arms:
         loss = result.curves[f"{wrong:g}_{rates[0]:g}"].y
-        growth.append(f"{loss[-1] / min(loss):.2f} times its lowest with {wrong:.0%} wrong labels")
+        growth.append(
+            f"{loss[-1]:.2f} nats (lowest {min(loss):.2f}) with {share(wrong)} wrong labels"
+        )
     epochs.suptitle(
         f"Learning by heart: with rate {rates[0]:g} the validation loss ends at "
         + " and ".join(growth)

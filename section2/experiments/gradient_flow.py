@@ -24,6 +24,7 @@ from section1.linear import Linear
 from section1.network import Sequential
 from section1.training import Batch
 from section2.models import fully_connected_net
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -78,6 +79,8 @@ def gradient_sizes(model: Sequential, batch: Batch) -> tuple[np.ndarray, np.ndar
 
 def compute(run: Run) -> Result:
     budget = run.budget
+    if max(budget.depths) < 2:
+        raise UserError("depths must reach at least 2: the first layer is held against the last")
     data = load_rows(run, "mnist")
     batch = data.train[0][:IMAGES].astype(float), data.train[1][:IMAGES]
     arms = [(bend, init, norm) for bend in BENDS for init in INITS for norm in NORMS]
@@ -115,7 +118,7 @@ def compute(run: Run) -> Result:
         f"{times(arrived['relu_large_plain'])} with ReLU and weights twice as large. Batch norm "
         f"makes it {times(arrived['sigmoid_xavier_batchnorm'])} with sigmoid and "
         f"{times(arrived['relu_he_batchnorm'])} with ReLU, and the scale of the initial weights "
-        f"then matters by a factor of {metrics['batchnorm_scale_factor']:.2f} at most "
+        f"then matters by a factor of {metrics['batchnorm_scale_factor']:.3g} at most "
         f"(n = {budget.seeds})."
     )
     columns = ["activation", "init", "norm", "hidden layers"]
@@ -175,7 +178,7 @@ def draw(result: Result) -> dict[str, Figure]:
         image = place.imshow(cells, cmap="PuOr", vmin=-SPAN, vmax=SPAN, aspect="auto")
         for row, column in np.ndindex(*cells.shape):
             colour = "white" if abs(cells[row, column]) > 0.6 * SPAN else "black"
-            text = f"{cells[row, column]:+.1f}"
+            text = f"{float(np.round(cells[row, column], 1)) + 0:+.1f}"  # + 0 makes 0 of -0
             place.text(column, row, text, ha="center", va="center", color=colour)
         for edge in range(len(INITS), len(labels), len(INITS)):
             place.axhline(edge - 0.5, color="black", lw=1)
@@ -194,6 +197,6 @@ def draw(result: Result) -> dict[str, Figure]:
         f"With {deep} layers the gradient that arrives stays within a factor of 10 in "
         f"{within['plain']} of {len(labels)} networks; with batch norm in {within['batchnorm']}, "
         "where the scale of the weights changes it by a factor of "
-        f"{metrics['batchnorm_scale_factor']:.2f} at most"
+        f"{metrics['batchnorm_scale_factor']:.3g} at most"
     )
     return {"layers": layers, "heat_map": heat}

@@ -126,7 +126,7 @@ def compute(run: Run) -> Result:
         rows.append([*row, budget.seeds])
     n = budget.seeds
     answer = (
-        f"At distance {HALF} the loss has risen by {rise(metrics, 'plain', n)} nats "
+        f"At distance {HALF} the loss changes by {rise(metrics, 'plain', n)} nats "
         f"without batch norm, by {rise(metrics, 'batchnorm', n)} with it (statistics of "
         f"the batch), and by {rise(metrics, 'batchnorm_running', n)} where the running "
         f"averages stay as they were (n = {n}). Of the plane, "
@@ -142,7 +142,9 @@ def compute(run: Run) -> Result:
 
 
 def rise(metrics: dict[str, float], name: str, n: int) -> str:
-    return f"{metrics[f'{name}_rise']:.2f}{spread(metrics[f'{name}_rise_std'], n)}"
+    """With its sign: around weights that have learned little the loss may also fall."""
+    mean = round(metrics[f"{name}_rise"], 2) + 0  # + 0 makes 0 of -0
+    return f"{mean:+.2f}{spread(metrics[f'{name}_rise_std'], n)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -181,8 +183,8 @@ def draw(result: Result) -> dict[str, Figure]:
         f"{metrics['batchnorm_running_share']:.0%} with its averages held (star: trained weights)"
     )
     surface.suptitle(
-        f"At distance {HALF} from the trained weights the loss has risen by "
-        f"{metrics['plain_rise']:.2f} nats without and by {metrics['batchnorm_rise']:.2f} with "
+        f"At distance {HALF} from the trained weights the loss changes by "
+        f"{rise(metrics, 'plain', 1)} nats without and by {rise(metrics, 'batchnorm', 1)} with "
         "batch norm"
     )
 
@@ -194,7 +196,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].legend(loc="upper left")
     n = result.curves[name].n
     profile.suptitle(
-        f"At distance {HALF} the loss is up by {rise(metrics, 'plain', n)} nats without "
+        f"At distance {HALF} the loss changes by {rise(metrics, 'plain', n)} nats without "
         f"batch norm and by {rise(metrics, 'batchnorm', n)} with it"
     )
     return {"contour": contour, "surface": surface, "profile": profile}

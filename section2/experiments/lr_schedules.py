@@ -8,13 +8,21 @@ praised for a smaller rate alone. The test set is looked at for that rate only.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import level_with_best, mean_std, spread, telling_gap
+from section1.experiments._training import (
+    counted,
+    level_with_best,
+    mean_std,
+    sharing,
+    spread,
+    telling_gap,
+)
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2 import schedules
@@ -127,8 +135,9 @@ def compute(run: Run) -> Result:
         f"{spread(100 * rows[best][4], budget.seeds)} of the test images"
         + (f"; constant has {means[0]:.2%}" if best else "")
         + (spread(100 * rows[0][4], budget.seeds) if best else "")
-        + f" (n = {budget.seeds}, each at its best of {len(budget.peaks)} rates by validation). "
-        f"Level with it as far as these seeds can tell: {listed(level) if level else 'none'}."
+        + f" (n = {budget.seeds}, each at its best of {counted(len(budget.peaks), 'rate')} by "
+        f"validation). Level with it as far as these seeds can tell: "
+        f"{listed(level) if level else 'none'}."
     )
     columns = ["schedule", "highest lr", "validation accuracy", "test accuracy", "std", "n"]
     return Result(
@@ -144,15 +153,37 @@ def verdict(scores: np.ndarray) -> str:
     better = sum(mean > constant + gap for mean in others)
     worse = [name for name, mean in zip(list(SCHEDULES)[1:], others) if mean < constant - gap]
     return (
-        f"{better} of {len(others)} schedules are better than a constant rate by more than chance "
-        f"explains, {listed(worse) if worse else 'none'} worse"
+        f"{better} of {len(others)} schedules {'is' if better == 1 else 'are'} better than a "
+        f"constant rate by more than chance explains, {listed(worse) if worse else 'none'} worse"
     )
+
+
+def highest(scores: np.ndarray) -> str:
+    """Who has the highest mean of `scores` (arms, n), in per cent, and what that gains."""
+    means = dict(zip(SCHEDULES, scores.mean(axis=1).tolist()))
+    names = sharing(means, max)
+    if len(names) == len(means):
+        return "All schedules end level"
+    words = f"{listed(names)} end{'s' * (len(names) == 1)} highest"
+    if "constant" in names:
+        return words
+    gain = max(means.values()) - means["constant"]
+    return f"{words}, {gain:.2f} percentage points above a constant rate"
+
+
+def fewest_errors(errors: Mapping[str, Sequence[float]]) -> str:
+    """Who has the fewest errors, of these in per cent, half-way and at the end, in words."""
+    points = len(errors["constant"])
+    parts = []
+    for when, at in (("half-way", (points - 1) // 2), ("at the end", points - 1))[points == 1 :]:
+        there = {name: course[at] for name, course in errors.items()}
+        parts.append(f"{when}: {listed(sharing(there, min))} ({min(there.values()):.1f}%)")
+    return f"Fewest errors {', '.join(parts)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
     rows = result.tables["schedules"].rows
     scores = 100 * result.arrays["test_accuracy"]
-    means = scores.mean(axis=1)
 
     shapes, axes = plots.grid(2, 4, width=2.6, height=2.1, sharex=True, sharey=True)
     for number, (name, label) in enumerate(SCHEDULES.items()):
@@ -176,9 +207,7 @@ def draw(result: Result) -> dict[str, Figure]:
     names = [f"{row[0]}\n(lr {row[1]:g})" for row in rows]
     plots.show_runs(axes[0, 0], scores, names)
     axes[0, 0].set_ylabel("test accuracy (%)")
-    best = int(means.argmax())
-    gain = f", {means[best] - means[0]:.2f} percentage points above a constant rate" if best else ""
-    accuracy.suptitle(f"{rows[best][0]} ends highest{gain}; {verdict(scores)}")
+    accuracy.suptitle(f"{highest(scores)}; {verdict(scores)}")
 
     course, axes = plots.grid(1, 2, width=5.2, height=4.2)
     for number, name in enumerate(SCHEDULES):
@@ -195,11 +224,5 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 1].set_xticks([], minor=True)
     course.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     errors = {name: result.curves[f"{name}_error"].y for name in SCHEDULES}
-    middle = (len(errors["constant"]) - 1) // 2
-    first, last = (min(errors, key=lambda name: errors[name][at]) for at in (middle, -1))
-    course.suptitle(
-        f"Half-way {first} is ahead ({errors[first][middle]:.1f}% wrong), at the end "
-        f"{'still ' if first == last else ''}{last} ({errors[last][-1]:.1f}%); "
-        f"{rows[0][-1]} seeds"
-    )
+    course.suptitle(f"{fewest_errors(errors)}; n = {rows[0][-1]}")
     return {"schedules": shapes, "accuracy": accuracy, "course": course}

@@ -15,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
+from section1.experiments._training import sharing
 from section2.experiments._optimizers import NAMES, learn, listed, look
 from section2.schedules import Schedule, constant
 from utils.experiments.results import Result, Table
@@ -83,10 +84,8 @@ def compute(run: Run) -> Result:
     metrics["widest_decades"] = max(row[6] for row in rows)
     columns = ["optimizer", "best lr", "validation accuracy", "std", "usable from", "usable to",
                "decades", "blows up from", "n"]  # fmt: skip
-    low, high = min(rows, key=lambda row: row[1]), max(rows, key=lambda row: row[1])
     answer = (
-        f"{verdict(rows)} The best rate is lowest for {low[0]} ({low[1]:.2g}) and highest for "
-        f"{high[0]} ({high[1]:.2g}). {int(blown.sum())} of {scores.size} runs blew up "
+        f"{verdict(rows)} {best_rates(rows)}. {int(blown.sum())} of {scores.size} runs blew up "
         f"(n = {budget.seeds} at each rate)."
     )
     return Result(
@@ -104,6 +103,18 @@ def verdict(rows: list[list]) -> str:
     return (
         f"The widest range of usable rates is that of {names[wide]} ({decades(wide)}), the "
         f"narrowest that of {names[narrow]} ({decades(narrow)})."
+    )
+
+
+def best_rates(rows: list[list]) -> str:
+    """Whose best rate is the lowest, and whose the highest, in words."""
+    rates = {row[0]: row[1] for row in rows}
+    low, high = (sharing(rates, pick) for pick in (min, max))
+    if low == high:
+        return f"The best rate of all optimizers is {rates[low[0]]:.2g}"
+    return (
+        f"The best rate is lowest for {listed(low)} ({rates[low[0]]:.2g}) and highest for "
+        f"{listed(high)} ({rates[high[0]]:.2g})"
     )
 
 
@@ -165,10 +176,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].set_ylabel("validation accuracy (%)\n× below zero: a run blew up")
     handles = [place.get_legend_handles_labels() for place in axes[0]]
     curves.legend(*map(sum, zip(*handles), ([], [])), loc="outside lower center", ncols=8)
-    best = {row[0]: row[1] for row in rows}
-    low, high = min(best, key=best.__getitem__), max(best, key=best.__getitem__)
     curves.suptitle(
-        f"Best at {best[low]:.2g} for {low} and at {best[high]:.2g} for {high}"
-        + (f" (mean and standard deviation, n = {seeds})" if seeds > 1 else "")
+        best_rates(rows) + (f" (mean and standard deviation, n = {seeds})" if seeds > 1 else "")
     )
     return {"heat_map": figure, "curves": curves}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import in_front, level_with_best, mean_std, of_runs, spread
+from section1.experiments._training import in_front, level_with_best, mean_std, sharing, spread
 from section1.losses import SoftmaxCrossEntropy
 from section1.training import evaluate
 from section2.experiments._optimizers import NAMES, Learned, listed, look
@@ -93,37 +93,46 @@ def compute(run: Run) -> Result:
         "optimizers": Table(columns, rows),
         "tuning": Table(["data", "optimizer", "lr", "validation accuracy"], tuning),
     }
-    answer = f"{' '.join(sentences)} ({of_runs(budget.seeds)})"
+    answer = f"{' '.join(sentences)} (n = {budget.seeds})"
     return Result(answer, "adam_test_accuracy", metrics, curves, tables, arrays)
 
 
 def fastest(title: str, rows: list[list[Any]]) -> str:
     """Who is first at the goal, by passes over the data, and who last, in words."""
     mine = [row for row in rows if row[0] == title]
-    there = sorted((row for row in mine if row[9] == row[10]), key=lambda row: row[7])
+    there = {row[1]: row[7] for row in mine if row[9] == row[10]}
     if not there:
         return f"no optimizer reaches {GOAL:.0%} validation accuracy in every run"
-    first = [row[1] for row in there if row[7] == there[0][7]]
-    last = [row[1] for row in there if row[7] == there[-1][7]]
+    first, last = (sharing(there, pick) for pick in (min, max))
+    passes, most = (two_digits(pick(there.values())) for pick in (min, max))
     missing = [row[1] for row in mine if row[9] < row[10]]
     words = (
         f"{listed(first)} {'are' if first[1:] else 'is'} first at {GOAL:.0%} validation accuracy"
     )
-    words += f" ({there[0][7]:.2g} passes"
-    words += f"; last: {listed(last)}, {there[-1][7]:.2g})" if last != first else ")"
+    words += f" ({passes} pass{'es' * (passes != '1')}"
+    words += f"; last: {listed(last)}, {most})" if last != first else ")"
     return words + (f", {listed(missing)} not in every run" if missing else "")
+
+
+def two_digits(number: float) -> str:
+    """Rounded to two digits, and 100 is not 1e+02."""
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def finding(title: str, rows: list[list[Any]], scores: np.ndarray) -> str:
     mine = {row[1]: row for row in rows if row[0] == title}
-    best, worst = (pick(mine.values(), key=lambda row: row[5]) for pick in (max, min))
-    level = [name for name in level_with_best(scores, NAMES) if name != best[1]]
-    adam, n = mine["Adam"], scores.shape[1]
+    means = {name: row[5] for name, row in mine.items()}
+    (first, *others), last = (sharing(means, pick) for pick in (max, min))
+    best, adam, n = mine[first], mine["Adam"], scores.shape[1]
+    words = f"On {title} {fastest(title, rows)}. On the test set "
+    if len(others) == len(mine) - 1:
+        return f"{words}all have {best[5]:.2%}."
+    level = [name for name in level_with_best(scores, NAMES) if name != first]
     return (
-        f"On {title} {fastest(title, rows)}. On the test set {best[1]} is best with "
+        f"{words}{first} is best with "
         f"{best[5]:.2%}{spread(100 * best[6], n)}, "
         + (f"level with {listed(level)} as far as these seeds can tell, " if level else "")
-        + f"{worst[1]} last with {worst[5]:.2%}; Adam has {adam[5]:.2%}"
+        + f"{listed(last)} last with {means[last[0]]:.2%}; Adam has {adam[5]:.2%}"
         f"{spread(100 * adam[6], n)}."
     )
 
@@ -188,10 +197,9 @@ def quickest(rows: list[list[Any]]) -> str:
     there = [row for row in rows if row[0] == "MNIST" and row[9] == row[10]]
     if not there:
         return f"On MNIST no optimizer reaches {GOAL:.0%} validation accuracy in every run"
-    fewest, least = (min(row[column] for row in there) for column in (7, 8))
-    names = [row[1] for row in there if row[7] == fewest]
-    quick = next(row[1] for row in there if row[8] == least)
+    passes, seconds = ({row[1]: row[column] for row in there} for column in (7, 8))
+    fewest, least = (two_digits(min(costs.values())) for costs in (passes, seconds))
     return (
-        f"To {GOAL:.0%} on MNIST: fewest passes {listed(names)} ({fewest:.2g}), least time {quick} "
-        f"({least:.2g} s)"
+        f"To {GOAL:.0%} on MNIST: fewest passes {listed(sharing(passes, min))} ({fewest}), "
+        f"least time {listed(sharing(seconds, min))} ({least} s)"
     )

@@ -16,8 +16,8 @@ from matplotlib.animation import Animation, FuncAnimation
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
-from section2.experiments._optimizers import ELEMENTWISE, look
+from section1.experiments._training import counted, mean_std, sharing
+from section2.experiments._optimizers import ELEMENTWISE, listed, look
 from section2.experiments._surfaces import SURFACES, best_rate, descend, distances
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
@@ -54,19 +54,24 @@ def compute(run: Run) -> Result:
                 )  # fmt: skip
                 arrays[f"{title}_{name}"] = path[:, 0]
                 bar.advance(f"{title} {name} {mean:.2g}")
-            near, far = min(left, key=left.__getitem__), max(left, key=left.__getitem__)
-            sentences.append(
-                f"on {title} {near} ends nearest ({left[near]:.2g} from the minimum) and {far} "
-                f"farthest ({left[far]:.2g})"
-            )
+            sentences.append(f"on {title} {ends(left)}")
     metrics["found"] = found / (len(rows) * budget.seeds)
     answer = (
-        f"After {budget.steps} steps at the best learning rate of each, "
-        f"{'; '.join(sentences)}; means over {budget.seeds} starts. "
+        f"After {counted(budget.steps, 'step')} at the best learning rate of each, "
+        f"{'; '.join(sentences)}{f'; means over {budget.seeds} starts' * (budget.seeds > 1)}. "
         f"{metrics['found']:.0%} of all paths end within {NEAR} of the minimum."
     )
     columns = ["surface", "optimizer", "lr", "distance left", "mean", "std", "n"]
     return Result(answer, "found", metrics, curves, {"paths": Table(columns, rows)}, arrays)
+
+
+def ends(left: dict[str, float]) -> str:
+    """Who ends nearest to the minimum and who farthest, by the distances left, in words."""
+    near, far = (sharing(left, pick) for pick in (min, max))
+    return (
+        f"{listed(near)} end{'s' * (len(near) == 1)} nearest ({left[near[0]]:.2g} from the minimum)"
+        f" and {listed(far)} farthest ({left[far[0]]:.2g})"
+    )
 
 
 def draw(result: Result) -> dict[str, Figure | Animation]:
@@ -86,8 +91,8 @@ def draw(result: Result) -> dict[str, Figure | Animation]:
         place.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize="x-small")
         place.set_title(title)
     still.suptitle(
-        f"{steps} steps from one start, each at its best learning rate; nearest to the minimum in "
-        f"the end: {nearest}"
+        f"{counted(steps, 'step')} from one start, each at its best learning rate; nearest to the "
+        f"minimum in the end: {nearest}"
     )
 
     distance, axes = plots.grid(1, 3, width=4.3, height=3.8, sharey=True)
@@ -102,7 +107,7 @@ def draw(result: Result) -> dict[str, Figure | Animation]:
     distance.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
     distance.suptitle(
         f"{result.metrics['found']:.0%} of all paths end within {NEAR} of the minimum "
-        f"(mean and standard deviation of {n} starts)"
+        + (f"(mean and standard deviation of {n} starts)" if n > 1 else "(one start)")
     )
     return {"paths": still, "distance": distance, "descent": animate(result, steps)}
 
@@ -111,8 +116,8 @@ def winners(result: Result) -> str:
     """Who ends nearest to the minimum from the start that is drawn, for each surface."""
     nearest = []
     for title in SURFACES:
-        rows = (row for row in result.tables["paths"].rows if row[0] == title)
-        nearest.append(f"{min(rows, key=lambda row: row[3])[1]} ({title})")
+        left = {row[1]: row[3] for row in result.tables["paths"].rows if row[0] == title}
+        nearest.append(f"{listed(sharing(left, min))} ({title})")
     return ", ".join(nearest)
 
 
@@ -153,7 +158,7 @@ def animate(result: Result, steps: int) -> Animation:
             )
         place.set_title(title)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=7)
-    figure.suptitle(f"Nearest to the minimum after {steps} steps: {winners(result)}")
+    figure.suptitle(f"Nearest to the minimum after {counted(steps, 'step')}: {winners(result)}")
     shown = np.unique(np.round(steps * np.linspace(0, 1, FRAMES) ** 2).astype(int)).tolist()
 
     def show(step: int) -> list:

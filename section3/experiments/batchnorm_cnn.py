@@ -126,10 +126,11 @@ def compute(run: Run) -> Result:
                 trained = [t for t, _ in runs[lr]]
                 scores[lr] = mean_std(validation_scores(trained, guessing))
                 rates.append([label, lr, *scores[lr], trained.count(None), budget.seeds])
-            best = max(scores, key=lambda lr: scores[lr][0])
-            survived = [t for t, _ in runs[best] if t is not None]
-            if not survived:
+            lasting = [lr for lr in runs if any(t is not None for t, _ in runs[lr])]
+            if not lasting:
                 raise UserError(f"every network {label} blew up: try smaller learning rates")
+            best = max(lasting, key=lambda lr: scores[lr][0])
+            survived = [t for t, _ in runs[best] if t is not None]
             looks = next(looks for t, looks in runs[best] if t is not None)
             scored = [100 * np.array(t.history.val_metric) for t in survived]
             epochs = range(1, budget.epochs + 1)
@@ -146,8 +147,9 @@ def compute(run: Run) -> Result:
                 f"{arm}_through_low": low,
                 f"{arm}_through_high": high,
             }
+    epochs_give = "epochs give" if budget.epochs > 1 else "epoch gives"
     answer = (
-        f"Each at its best learning rate, {budget.epochs} epochs give "
+        f"Each at its best learning rate, {budget.epochs} {epochs_give} "
         f"{percent(arrays['batchnorm_tests'])} of the test images with batch norm and "
         f"{percent(arrays['plain_tests'])} without ({lasted(arrays, budget.seeds)}), one epoch "
         f"{metrics['batchnorm_first_epoch']:.1%} and {metrics['plain_first_epoch']:.1%} of the "
@@ -200,7 +202,10 @@ def verdict(plain: np.ndarray, normalised: np.ndarray) -> str:
     if tied(plain, normalised) and not alone:
         return "With batch norm and without it the networks tie on test images within noise."
     words = f"With batch norm {abs(gain):.1f} points {'more' if gain > 0 else 'fewer'} of the test "
-    return f"{words}images are right{f' ({ALONE})' if alone else ''}."
+    words += "images are right"
+    if not round(gain, 1):
+        words = "With batch norm and without it test accuracies lie within 0.1 points"
+    return f"{words}{f' ({ALONE})' if alone else ''}."
 
 
 def draw(result: Result) -> dict[str, Figure]:

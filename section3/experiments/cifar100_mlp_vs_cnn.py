@@ -144,9 +144,9 @@ def compute(run: Run) -> Result:
         f"{metrics['mlp_straight_top']:.1%} (n = {n}{alone(n)}; {metrics['cnn_parameters']:,} and "
         f"{metrics['mlp_parameters']:,} parameters). Permuting the pixels "
         f"{effect(arrays, 'cnn')} and {effect(arrays, 'mlp')}; then "
-        f"{compared(arrays, 'permuted')}. At the end training images are ahead of validation "
-        f"images by {100 * metrics['cnn_straight_gap']:.1f} points with the CNN and by "
-        f"{100 * metrics['mlp_straight_gap']:.1f} with the MLP. An epoch of the CNN takes "
+        f"{compared(arrays, 'permuted')}. At the end training accuracy less validation "
+        f"accuracy is {signed(100 * metrics['cnn_straight_gap'])} points with the CNN and "
+        f"{signed(100 * metrics['mlp_straight_gap'])} with the MLP. An epoch of the CNN takes "
         f"{times[1] / times[0]:.1f} times as long: a weight is used at every place of the image."
     )
     return Result(answer, "cnn_straight_test", metrics, curves, tables, arrays)
@@ -166,6 +166,8 @@ def compared(arrays: dict[str, np.ndarray], order: str) -> str:
     lead = 100 * (cnn.mean() - mlp.mean())
     if len(cnn) > 1 and tied(cnn, mlp):
         return "CNN and MLP tie within the noise of seeds"
+    if not round(lead, 1):
+        return "CNN and MLP lie within 0.1 points"
     return f"the CNN is {abs(lead):.1f} points {'ahead of' if lead > 0 else 'behind'} the MLP"
 
 
@@ -173,8 +175,15 @@ def effect(arrays: dict[str, np.ndarray], arm: str) -> str:
     before, after = (arrays[f"{arm}_{order}_test_accuracy"] for order in ORDERS)
     change = 100 * (after.mean() - before.mean())
     if len(before) > 1 and tied(before, after):
-        return f"changes the {ARMS[arm]} by no more than noise ({round(change, 1) + 0.0:+} points)"
+        return f"changes the {ARMS[arm]} by no more than noise ({signed(change)} points)"
+    if not round(change, 1):
+        return f"changes the {ARMS[arm]} by less than 0.1 points"
     return f"{'gives' if change > 0 else 'costs'} the {ARMS[arm]} {abs(change):.1f} points"
+
+
+def signed(points: float) -> str:
+    """With one digit after the point, and no minus before zero."""
+    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def alone(n: int) -> str:

@@ -15,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._images import account_of_errors, draw_errors
-from section1.experiments._training import one_for_each
+from section1.experiments._images import account_of_errors, draw_errors, hardest_and_easiest
+from section1.experiments._training import counted, one_for_each
 from section1.network import Sequential
 from section3.conv import Conv2D
 from section3.experiments._cnns import Images, count_parameters, load_images
@@ -47,6 +47,8 @@ def compute(run: Run) -> Result:
     epochs = budget.epochs * len(budget.models) if len(budget.epochs) == 1 else budget.epochs
     if len(epochs) != len(budget.models):
         raise UserError(f"epochs must be one number, or one for each of {', '.join(budget.models)}")
+    if len(set(budget.models)) < len(budget.models):
+        raise UserError(f"models must differ from each other, got {', '.join(budget.models)}")
     rates = one_for_each(budget.models, budget.lr)
     data = load_images(run, "cifar10")
     trained, curves, rows = {}, {}, []
@@ -72,7 +74,6 @@ def compute(run: Run) -> Result:
     tables, arrays = account_of_errors(trained[best[0]].model, as_rows(data), run)
     columns = ["model", "convolutions", "parameters", "epochs", "seconds per epoch"]
     tables["models"] = Table([*columns, "validation accuracy", "test accuracy"], rows)
-    classes = sorted(tables["classes"].rows, key=lambda row: row[2])
     answer = (
         "; ".join(
             f"{name}, with {convolutions} convolution{'s' if convolutions > 1 else ''}, gets "
@@ -80,9 +81,8 @@ def compute(run: Run) -> Result:
             f"of {pace:.1f} s"
             for name, convolutions, _, count, pace, _, test in rows
         )
-        + f" (n = 1). For {best[0]}, best on the validation images, hardest is "
-        f"{classes[0][0]} ({classes[0][2]:.0%} right), easiest {classes[-1][0]} "
-        f"({classes[-1][2]:.0%})."
+        + f" (n = 1). For {best[0]}, which none beats on the validation images, "
+        f"{hardest_and_easiest(tables['classes'].rows, '.0%')}."
     )
     metrics = {"test_accuracy": best[6], **metrics}
     return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
@@ -103,10 +103,19 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 2].set(ylim=(0, 105), ylabel="test images that are right, last epoch (%)")
     axes[0, 2].tick_params("x", labelsize="small")
     axes[0, 2].grid(False, axis="x")
-    low, high = (choose(rows, key=lambda row: row[6]) for choose in (min, max))
-    title = f"{high[0]} gets {high[6]:.1%} of the test images right after {high[3]} epochs"
-    if len(rows) > 1:
-        title += f", {100 * (high[6] - low[6]):.1f} points more than {low[0]} after {low[3]}"
-    curves.suptitle(f"{title} (n = 1)")
+    curves.suptitle(f"{best_and_worst(rows)} (n = 1)")
     best = max(rows, key=lambda row: row[5])
     return {"accuracy": curves, **draw_errors(result, best[0])}
+
+
+def best_and_worst(rows: list[list]) -> str:
+    """Of the models, rows of the table, on test images, in words."""
+    ranked = sorted(rows, key=lambda row: row[6])
+    low, high = ranked[0], ranked[-1]
+    words = f"{high[0]} gets {high[6]:.1%} of the test images right"
+    words += f" after {counted(high[3], 'epoch')}"
+    if len(rows) > 1:
+        gap = 100 * (high[6] - low[6])
+        ahead = f"{gap:.1f} points more than" if round(gap, 1) else "within 0.1 points of"
+        words += f", {ahead} {low[0]} after {low[3]}"
+    return words

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted
 from section1.parallel import one_blas_thread
 from section3 import naive
 from section3.conv import Conv2D
@@ -209,8 +210,8 @@ def compute(run: Run) -> Result:
         f"{metrics['im2col_times_faster_than_loops']:,.0f} times faster as a matrix product than "
         f"as loops, and {metrics['conv2d_times_faster_than_loops']:,.0f} times in Conv2D. NumPy "
         f"multiplies square matrices at {peak:.0f} GFLOP/s (quartiles {low:.0f} and {high:.0f}) on "
-        f"one thread ({machine.blas()}). Layers of this section's networks, with {budget.images} "
-        f"images, reach {reached(metrics)} of that."
+        f"one thread ({machine.blas()}). Layers of this section's networks, with "
+        f"{counted(budget.images, 'image')}, reach {reached(metrics)} of that."
     )
     if server.version:
         against = [ratio("conv2d", "torch", case) for case in networks]

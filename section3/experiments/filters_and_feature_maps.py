@@ -72,10 +72,14 @@ def on_ink(maps: np.ndarray, raw: np.ndarray) -> float:
 
 
 def agreement(slopes: np.ndarray, drops: np.ndarray) -> float:
-    """The correlation of occlusion (N, OH, OW) with saliency summed over the same patches."""
+    """The correlation of occlusion (N, OH, OW) with saliency summed over the same patches.
+
+    It is a mean over images in which neither is the same everywhere; 0 where there is none, as of
+    a network that is dead.
+    """
     sums = windows(slopes, (PATCH, PATCH), (STEP, STEP)).sum(axis=(3, 4))  # (N, OH, OW)
-    pairs = [np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(sums, drops) if b.std()]
-    return float(np.nanmean(pairs))
+    pairs = [(a.ravel(), b.ravel()) for a, b in zip(sums, drops) if a.std() and b.std()]
+    return float(np.mean([np.corrcoef(*pair)[0, 1] for pair in pairs])) if pairs else 0.0
 
 
 def look(
@@ -142,21 +146,28 @@ def compute(run: Run) -> Result:
     raw = data.raw[: budget.looked_at]
     metrics["ink"] = float((raw > INK).mean())
     metrics["same_class_chance"] = chance(data.test[1][: budget.looked_at], run)
+    shown = min(SHOWN, len(raw))
     words = {
         key: f"{row[1]:.0%}{spread(100 * row[2], n, '.0f')}" for key, row in zip(MEASURES, rows)
     }
     answer = (
         f"Training ({metrics['test_accuracy']:.1%} right) moves the first filters by "
         f"{words['change_1']} of their size, the second by {words['change_2']}; "
-        f"{words['dead']} are dead. Of the {SHOWN} images to which a filter answers most, "
-        f"{words['same_class_1']} are of one class in the first layer and {words['same_class_2']} "
-        f"in the second (any {SHOWN} images: {metrics['same_class_chance']:.0%}). Ink, "
+        f"{words['dead']} are dead. Of the images to which a filter answers most, {shown} "
+        f"each, {words['same_class_1']} are of one class in the first layer and "
+        f"{words['same_class_2']} in the second ({shown} at random: "
+        f"{metrics['same_class_chance']:.0%}). Ink, "
         f"{metrics['ink']:.0%} of the pixels, has {words['ink_before']} of the saliency before "
         f"training and {words['ink_after']} after; saliency and occlusion correlate by "
-        f"{metrics['agreement']:.2f}{spread(metrics['agreement_std'], n, '.2f')} (n = {n})."
+        f"{correlation(metrics)}{spread(metrics['agreement_std'], n, '.2f')} (n = {n})."
     )
     tables = {"measures": Table(["measure", "mean", "std", "n"], rows)}
     return Result(answer, "ink_after", metrics, tables=tables, arrays=arrays)
+
+
+def correlation(metrics: dict[str, float]) -> str:
+    """That of saliency and occlusion, with no minus before zero."""
+    return f"{round(metrics['agreement'], 2) + 0.0:.2f}"
 
 
 def chance(labels: np.ndarray, run: Run) -> float:
@@ -271,7 +282,7 @@ def draw_pixels(result: Result) -> Figure:
     pixels.suptitle(
         f"Ink is {metrics['ink']:.0%} of the pixels and has {metrics['ink_before']:.0%} of the "
         f"saliency before training, {metrics['ink_after']:.0%} after. Saliency and occlusion "
-        f"correlate by {metrics['agreement']:.2f} (n = {n})"
+        f"correlate by {correlation(metrics)} (n = {n})"
     )
     return pixels
 

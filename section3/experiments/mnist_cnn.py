@@ -14,8 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1 import checkpoint
-from section1.experiments._images import account_of_errors, draw_errors
-from section1.experiments._training import mean_std
+from section1.experiments._images import account_of_errors, draw_errors, hardest_and_easiest
+from section1.experiments._training import counted, mean_std
 from section1.network import Sequential
 from section2.optimizers import AdamW
 from section3.experiments._cnns import count_parameters, load_images
@@ -86,17 +86,16 @@ def compute(run: Run) -> Result:
         for name, key in (("training", "metric"), ("validation", "val_metric"))
     }  # fmt: skip
     tables, arrays = account_of_errors(runs[0].model, as_rows(data), run)
-    classes = sorted(tables["classes"].rows, key=lambda row: row[2])
+    words = hardest_and_easiest(tables["classes"].rows, ".1%")
     pairs = [f"{true} taken for {other} ({n})" for true, other, n in tables["confused"].rows[:3]]
     tests, wrong = len(data.test[0]), round((1 - runs[0].test_metric) * len(data.test[0]))
     several = budget.seeds > 1
     spread, which = (f" ± {100 * std:.2f} points", "the first run") if several else ("", "it")
     answer = (
-        f"After {budget.epochs} epochs {mean:.2%}{spread} of the {tests:,} test images are right "
-        f"(n = {budget.seeds}); {which} gets {wrong} wrong. "
+        f"After {counted(budget.epochs, 'epoch')} {mean:.2%}{spread} of the "
+        f"{tests:,} test images are right (n = {budget.seeds}); {which} gets {wrong} wrong. "
         f"It has {count_parameters(models[0]):,} parameters, and its training took {seconds:.0f} "
-        f"s. Hardest is {classes[0][0]} ({classes[0][2]:.1%} right), easiest {classes[-1][0]} "
-        f"({classes[-1][2]:.1%}); "
+        f"s. {words[0].upper() + words[1:]}; "
         + (f"most frequent errors: {', '.join(pairs)}." if pairs else "there is no error.")
     )
     metrics = {
@@ -104,7 +103,7 @@ def compute(run: Run) -> Result:
         "test_accuracy_std": std,
         "validation_accuracy": 1 - curves["validation"].y[-1] / 100,
         "training_accuracy": 1 - curves["training"].y[-1] / 100,
-        "hardest_class_accuracy": classes[0][2],
+        "hardest_class_accuracy": min(row[2] for row in tables["classes"].rows),
         "parameters": count_parameters(models[0]),
         "validation_images": len(data.validation[0]),
     }
@@ -138,7 +137,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 1].grid(False, axis="y")
     curves.suptitle(
         f"{metrics['test_accuracy']:.2%} of the test images are right after the last epoch; "
-        f"{classes[0][0]} is hardest, {classes[0][2]:.1%} right"
+        f"{hardest_and_easiest(classes, '.1%')}"
     )
     name = "First seed" if curve.n > 1 else "The network"
     return {"accuracy": curves, **draw_errors(result, name)}

@@ -154,7 +154,7 @@ def compute(run: Run) -> Result:
 
 
 def verdict(accuracy: np.ndarray) -> str:
-    """Whom the best is ahead of, given (arms, seeds), and whom by no more than seeds explain."""
+    """Whom the best is ahead of, given (arms, seeds), and with whom it ties."""
     if accuracy.shape[1] < 2:
         return ALONE
     labels = list(ARMS.values())
@@ -163,10 +163,10 @@ def verdict(accuracy: np.ndarray) -> str:
     behind = [labels[k] for k in others if labels[k] not in near]
     words = []
     if behind:
-        words.append(f"of {' and '.join(behind)}")
+        words.append(f"is ahead of {' and '.join(behind)}")
     if near:
-        words.append(f"of {' and '.join(near)} by no more than noise")
-    return f"{labels[first]} is ahead {', and '.join(words)}"
+        words.append(f"ties with {' and '.join(near)} within noise")
+    return f"{labels[first]} {', and '.join(words)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from section1.experiments._training import mean_std, of_runs, rise_and_fall, spread, train
+from section1.experiments._training import counted, mean_std, of_runs, rise_and_fall, spread, train
 from section1.linear import Linear
 from section1.losses import BinaryCrossEntropy, SoftmaxCrossEntropy
 from section1.network import Sequential
@@ -128,10 +128,11 @@ def compute(run: Run) -> Result:
 
     last = {name: row for name, *row in layers}
     depths, sees, uses = np.array([row[1:4] for row in layers if row[0] == PLAIN]).T
+    alive = uses > 0  # all units may be dead at the place that is looked at
     learnt = (accuracy > LEARNT).all(axis=1)
     metrics = {
         "seen_exponent": float(np.polyfit(np.log(depths), np.log(sees), 1)[0]),
-        "used_exponent": float(np.polyfit(np.log(depths), np.log(uses), 1)[0]),
+        "used_exponent": float(np.polyfit(np.log(depths[alive]), np.log(uses[alive]), 1)[0]),
         "reached_by_all": max(np.array(distances)[learnt], default=0),
         "accuracy_beyond": accuracy[np.array(distances) > radius].max(),
         "least_used_share": min(row[2] / row[1] for row in last.values()),
@@ -175,7 +176,9 @@ def change(metrics: dict[str, float], n: int) -> str:
 
 def limit(metrics: dict[str, float]) -> str:
     far, best = metrics["reached_by_all"], metrics["accuracy_beyond"]
-    reached = f"All runs learn a distance of {far:.0f} pixels" if far else "Not all runs learn"
+    reached = "No distance is learnt by all runs"
+    if far:
+        reached = f"All runs learn a distance of {counted(int(far), 'pixel')}"
     return (
         f"{reached}; beyond {metrics['radius']:.0f}, the radius of the field, at most {best:.1%} "
         "are right, and guessing gives 50%"
@@ -229,7 +232,7 @@ def draw(result: Result) -> dict[str, Figure]:
     shown = {
         "before": "untrained",
         "after": "has learnt digits",
-        f"distance {far}": f"reports {far} to the right",
+        f"distance {far}": f"told to report {far} to the right",
     }
     training, axes = plots.grid(1, 3, width=2.9, height=3.3)
     for place, (key, title) in zip(axes[0], shown.items()):

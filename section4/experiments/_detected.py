@@ -75,19 +75,32 @@ def account(run: Run, learned: Learned, measured: Measured, data: Pictures) -> R
         "pictures": data.test.images[which],
         "boxes": drawn([measured.found[k] for k in which], [measured.true[k] for k in which], sure),
     }
-    worst = max(errors, key=lambda kind: errors[kind])
     answer = (
         f"{name} ({metrics['parameters']:,} parameters) reaches mAP@0.5 {measured.map_50:.1%} and "
-        f"mAP@[.5:.95] {measured.map_50_95:.1%} on {len(data.test):,} test pictures after "
+        f"mAP@[.5:.95] {measured.map_50_95:.1%} on {of_test(data)} after "
         f"{history.seconds[-1]:.0f} s of training on {len(data.train):,} (n = 1), and looks at "
-        f"{1 / measured.seconds:.0f} pictures a second. Most is lost by errors of the kind "
-        f"{worst!r}: without them mAP@0.5 would be "
-        f"{100 * errors[worst]:.1f} points higher."
+        f"{1 / measured.seconds:.0f} pictures a second. {what_is_lost(errors)}"
     )
     if run.settings.mode == "quick":
         answer += QUICK
     metrics["sure_enough"] = sure
     return Result(answer, "map_50", metrics, lines, tables, arrays)
+
+
+def of_test(data: Pictures) -> str:
+    return f"{len(data.test):,} test picture{'s' * (len(data.test) > 1)}"
+
+
+def what_is_lost(errors: dict[str, float]) -> str:
+    """Which kind of error costs most, from how much mAP@0.5 rises without each."""
+    worst = max(errors, key=lambda kind: errors[kind])
+    lost = round(100 * errors[worst], 1)
+    if lost == 0:
+        return "No kind of error costs as much as 0.1 points of mAP@0.5."
+    return (
+        f"Most is lost by errors of the kind {worst!r}: without them mAP@0.5 would be "
+        f"{lost:.1f} points higher."
+    )
 
 
 def precision_curves(measured: Measured, classes: int) -> dict[str, Curve]:
@@ -195,12 +208,12 @@ def draw_pictures(result: Result, name: str) -> Figure:
     figure, axes = plots.grid(2, half, width=2.6, height=2.7)
     for place, image, rows in zip(axes.flat, images, boxes):
         show_boxes(place, image, rows, class_names(result))
-    errors = int((boxes[:, :, 6] > 0).sum())
-    clean = int((boxes[:half, :, 6] > 0).sum()) == 0
+    above, below = (int((part[:, :, 6] > 0).sum()) for part in (boxes[:half], boxes[half:]))
     figure.suptitle(
         f"{name}, detections with a score of {result.metrics['sure_enough']:.2f} or more: "
-        + ("above, test pictures with no error; " if clean else "above, the best; ")
-        + f"below, the worst ({errors} errors). Solid: right; dashed: wrong; dotted: missed"
+        + ("above, the best; " if above else "above, test pictures with no error; ")
+        + f"below, the worst ({below} error{'s' * (below != 1)}). "
+        "Solid: right; dashed: wrong; dotted: missed"
     )
     return figure
 

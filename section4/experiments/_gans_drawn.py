@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,14 @@ def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     runs = arrays[f"{best}_distances"]
     words = (
         f"Of the convolutional GANs {VARIANTS[best].label} comes closest to real digits after "
-        f"{metrics['steps']:,} steps of either network: Fréchet distance "
-        f"{mean_in_words(metrics, f'{best}_frechet_distance', '.1f', len(runs))}"
+        f"{metrics['steps']:,} step{'s' * (metrics['steps'] > 1)} of either network: Fréchet "
+        f"distance {mean_in_words(metrics, f'{best}_frechet_distance', '.1f', len(runs))}"
     )
     equal = [
         variant.label
         for name, variant in VARIANTS.items()
         if name not in (best, BASELINE)
-        and len(arrays[f"{name}_distances"]) == len(runs) > 1
+        and min(len(arrays[f"{name}_distances"]), len(runs)) > 1
         and tied(arrays[f"{name}_distances"], runs)
     ]
     if equal:
@@ -69,6 +70,12 @@ def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
 # --- drawn ----------------------------------------------------------------------------------
 
 
+def label_of(result: Result, name: str) -> str:
+    """A variant, and how many of its trainings are left where some diverged."""
+    n = len(result.arrays[f"{name}_distances"])
+    return VARIANTS[name].label + f" (n = {n})" * (n < result.metrics["seeds"])
+
+
 def look(name: str) -> dict[str, Any]:
     place = list(VARIANTS).index(name)
     return {"color": f"C{place}", "marker": plots.MARKERS[place], "ms": 4}
@@ -81,7 +88,7 @@ def draw_samples(result: Result) -> Figure:
     which = np.unique(np.linspace(0, len(steps) - 1, COLUMNS).round().astype(int))
     figure, axes = plots.grid(len(VARIANTS), len(which) + 1, width=1.55, height=1.5)
     titles = [*(f"step {steps[k]:,}" for k in which), "real digits"]
-    real = np.split(arrays["real"], len(VARIANTS))
+    real = np.array_split(arrays["real"], len(VARIANTS))
     for row, name, others in zip(axes, VARIANTS, real):
         samples = arrays[f"{name}_samples"]
         for place, k in zip(row, which):
@@ -111,9 +118,9 @@ def show_rows(axes: Axes, images: np.ndarray) -> None:
 
 
 def show_square(axes: Axes, images: np.ndarray) -> None:
-    """Bytes (n^2, H, W, 1) as one picture of n x n."""
-    n = round(len(images) ** 0.5)
-    show_rows(axes, images.reshape(n, n, *images.shape[1:]))
+    """Bytes (N, H, W, 1) as one picture of n x n, the largest that N images fill."""
+    n = math.isqrt(len(images))
+    show_rows(axes, images[: n * n].reshape(n, n, *images.shape[1:]))
 
 
 def draw_distance(result: Result, alive: list[str]) -> Figure:
@@ -121,7 +128,7 @@ def draw_distance(result: Result, alive: list[str]) -> Figure:
     for place, kind in zip(axes[0], ("distance", "distance_by_seconds")):
         for name in alive:
             curve = result.curves[f"{name}_{kind}"]
-            style = {"capsize": 3, "label": VARIANTS[name].label} | look(name)
+            style = {"capsize": 3, "label": label_of(result, name)} | look(name)
             place.errorbar(curve.x, curve.y, curve.std, **style)
         real = result.metrics["real_validation_distance"]
         place.axhline(real, color="k", ls=":", label="real digits")
@@ -143,7 +150,7 @@ def draw_quality(result: Result, alive: list[str]) -> Figure:
             place.errorbar(value, row, xerr=std or None, capsize=4, **look(name) | {"ms": 6})
         place.axvline(metrics[f"real_{key}"], color="k", ls=":", label="real digits")
         place.set_xlabel(label)
-        labels = [VARIANTS[name].label if number % 3 == 0 else "" for name in alive]
+        labels = [label_of(result, name) if number % 3 == 0 else "" for name in alive]
         place.set_yticks(range(len(alive)), labels)
         place.set_ylim(len(alive) - 0.5, -0.5)
         if key == "frechet_distance":

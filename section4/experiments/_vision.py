@@ -190,6 +190,10 @@ def share_right(scores: torch.Tensor, pair: Pair) -> float:
     return (scores.argmax(1) == pair[1]).float().mean().item()
 
 
+def length(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
+
+
 def account_of_errors(
     trained: Trained, data: Photographs
 ) -> tuple[dict[str, Table], dict[str, np.ndarray]]:

@@ -17,6 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
+from section1.experiments._training import counted, of_runs
 from section2.experiments._account import perturbed
 from section2.experiments._checks import F64
 from section4.experiments._against_torch import compare, largest
@@ -47,15 +48,16 @@ def compute(run: Run) -> Result:
     }
     metrics["layers_that_agree"] = sum(max(row[2:]) < TOLERANCE for row in rows)
     d, keys, seeds = max(run.budget.sizes), run.budget.places, run.budget.seeds
+    query = f"a query of {counted(d, 'feature')} among {counted(keys, 'random key')}"
     answer = (
         f"The steps and the layer give the same (largest difference {metrics['steps']:.1g}). "
-        f"Without the division by √d a query of {d} features among {keys} random keys takes "
-        f"{metrics['taken_plain']:.0%} from a single one, and its softmax has a slope of "
-        f"{metrics['slope_plain']:.2f}; with it {metrics['taken_scaled']:.0%} and "
-        f"{metrics['slope_scaled']:.2f} (n = {seeds}). {metrics['layers_that_agree']:.0f} of "
-        f"{len(rows)} layers and networks differ from PyTorch by less than {TOLERANCE:.0e} in "
-        f"values and gradients (at most {metrics['largest_difference']:.0e} and "
-        f"{metrics['largest_gradient_difference']:.0e}). A token changes the outputs before it by "
+        f"Without the division by √d {query} takes {metrics['taken_plain']:.0%} from a single "
+        f"one, and its softmax has a slope of {metrics['slope_plain']:.2f}; with it "
+        f"{metrics['taken_scaled']:.0%} and {metrics['slope_scaled']:.2f} (n = {seeds}). "
+        f"{metrics['layers_that_agree']:.0f} of {len(rows)} layers and networks differ from "
+        f"PyTorch by less than {TOLERANCE:.0e} in values and gradients (at most "
+        f"{metrics['largest_difference']:.0e} and {metrics['largest_gradient_difference']:.0e}). "
+        "A token changes the outputs before it by "
         f"{metrics['leak']:.2g} with a causal mask, by {metrics['leak_without_mask']:.2g} without; "
         f"rotary scores at one distance differ by {metrics['rotary_spread']:.0e}."
     )
@@ -254,7 +256,7 @@ def draw_scaling(result: Result) -> Figure:
     figure.suptitle(
         f"At d = {curve.x[-1]:.0f} a softmax of scores that are not divided has a slope of "
         f"{metrics['slope_plain']:.2f}, one of divided scores {metrics['slope_scaled']:.2f} "
-        f"(mean ± standard deviation, n = {curve.n})"
+        f"({of_runs(curve.n)})"
     )
     return figure
 

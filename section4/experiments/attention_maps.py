@@ -19,6 +19,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted, of_runs
 from section4.experiments._against_torch import largest
 from section4.experiments._engine import seeded
 from section4.experiments._text import WEIGHTS, for_device, load_text, trained_gpt
@@ -83,11 +84,11 @@ def compute(run: Run) -> Result:
         if key != "induction" and metrics[f"{key}_most"] > STANDS_OUT * metrics[f"{key}_even"]
     ]
     answer = (
-        f"On {count} texts of {config.context} tokens that the model has not seen (one training) "
-        f"these get more than {STANDS_OUT:g} times the weight that they would get if all were "
-        f"looked at alike: {'; '.join(told) or 'none'}. Induction in random tokens: at most "
-        f"{metrics['induction_most']:.0%}, {metrics['induction_even']:.0%} if even. Heads look "
-        f"{metrics['distance_least']:.1f} "
+        f"On {counted(count, 'text')} of {config.context} tokens that the model has not seen (one "
+        f"training) these get more than {STANDS_OUT:g} times the weight that they would get if "
+        f"all were looked at alike: {'; '.join(told) or 'none'}. Induction in random tokens: at "
+        f"most {metrics['induction_most']:.0%}, {metrics['induction_even']:.0%} if even. Heads "
+        f"look {metrics['distance_least']:.1f} "
         f"({head_of(-means, 'distance')}) to {metrics['distance_most']:.1f} tokens back "
         f"({head_of(means, 'distance')}); even weights {metrics['distance_even']:.1f}."
     )
@@ -237,8 +238,8 @@ def draw_heads(result: Result) -> Figure:
     best = max(SHARES, key=lambda key: metrics[f"{key}_most"])
     figure.suptitle(
         f"Head {head_of(means, best)} gives {metrics[f'{best}_most']:.0%} of its weight to "
-        f"“{SHARES[best]}” (even weights {metrics[f'{best}_even']:.0%}; mean ± standard deviation, "
-        f"n = {metrics['texts']:.0f} texts, one training)"
+        f"“{SHARES[best]}” (even weights {metrics[f'{best}_even']:.0%}; "
+        f"{of_runs(int(metrics['texts']))}, texts of one training)"
     )
     return figure
 
@@ -247,7 +248,7 @@ def draw_examples(result: Result) -> Figure:
     """Of the shares those most above even weights, each with its head, and where they lie."""
     metrics, means = result.metrics, result.arrays["means"]
     drawn = [key for key in SHARES if key != "induction" and metrics[f"{key}_even"]]
-    drawn.sort(key=lambda key: metrics[f"{key}_even"] / metrics[f"{key}_most"])
+    drawn.sort(key=lambda key: metrics[f"{key}_most"] / metrics[f"{key}_even"], reverse=True)
     keys = drawn[:4]
     figure, axes = plots.grid(2, 2, width=5.4, height=5.2)
     for place, key in zip(axes.flat, keys):
@@ -273,7 +274,7 @@ def draw_maps(result: Result) -> Figure:
         place.set_title(head_names(means)[index[0]][index[1]], fontsize="small", loc="left")
     metrics = result.metrics
     figure.suptitle(
-        f"{maps.shape[0] * maps.shape[1]} heads on one text; on all they look "
+        f"{counted(maps.shape[0] * maps.shape[1], 'head')} on one text; on all they look "
         f"{metrics['distance_least']:.1f} to {metrics['distance_most']:.1f} tokens back and spread "
         f"their weight over {metrics['entropy_least']:.1f} to {metrics['entropy_most']:.1f} bits"
     )

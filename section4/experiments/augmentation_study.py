@@ -205,12 +205,13 @@ def words(
     sentences = []
     gain, margin = gains(test)
     for place, size in enumerate(sizes):
-        gap = (learnt[place] - test[place]).mean(axis=1)
+        gap = 100 * (learnt[place] - test[place]).mean(axis=1)
+        plain, changed = (round(number) for number in (gap[0], gap[1:].mean()))  # never -0
         sentences.append(
             f"From {size:,} images the network gets {test[place, 0].mean():.1%} of the test images "
             f"right without augmentation; {verdict(names[1:], gain[place, 1:], margin[place])}. "
-            f"Training images are ahead of test images by {100 * gap[0]:.0f} points without, and "
-            f"by {100 * gap[1:].mean():.0f} on average with augmentation."
+            f"Training accuracy minus test accuracy is {plain:+} points without, and {changed:+} "
+            "on average with augmentation."
         )
     said, where = by_size(sizes, test)
     sentences.append(
@@ -222,7 +223,7 @@ def words(
             f"Training was short: even without augmentation fewer than {LEARNT:.0%} of the "
             f"{listed(new)} training images are right at its end."
         )
-    return " ".join(sentences) + f" ({steps} steps each, n = {test.shape[2]})"
+    return " ".join(sentences) + f" ({steps} step{'s' * (steps > 1)} each, n = {test.shape[2]})"
 
 
 # --- pictures -------------------------------------------------------------------------------
@@ -273,8 +274,8 @@ def draw(result: Result) -> dict[str, Figure]:
     for k, size in enumerate(sizes):
         at = places + 0.26 * (k - (len(sizes) - 1) / 2)
         options: dict[str, Any] = {
-            "fmt": plots.MARKERS[k], "ms": 5, "capsize": 3, "lw": 1.3, "color": f"C{k}",
-            "label": f"{size:,} training images",
+            "fmt": plots.MARKERS[k % len(plots.MARKERS)], "color": f"C{k}",
+            "ms": 5, "capsize": 3, "lw": 1.3, "label": f"{size:,} training images",
         }  # fmt: skip
         gap = learnt[k] - test[k]
         for axis, values in zip((axes[0, 0], axes[0, 2]), (test[k], gap)):
@@ -295,7 +296,7 @@ def draw(result: Result) -> dict[str, Figure]:
     differ = [str((abs(row[1:]) > limit).sum()) for row, limit in zip(gain, margin)]
     study.suptitle(
         f"On average {len(names) - 1} augmentations change test accuracy by {listed(said)} images "
-        f"({where})" + f"; {listed(differ)} of them differ from none beyond noise" * (n > 1)
+        f"({where})" + f"; those that differ from none beyond noise: {listed(differ)}" * (n > 1)
     )
 
     pictures = arrays["pictures"]

@@ -22,7 +22,14 @@ from section1.experiments._training import mean_in_words, mean_std, of_runs, one
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
-from section4.experiments._vision import Photographs, Trained, choose_for, load_photographs, train
+from section4.experiments._vision import (
+    Photographs,
+    Trained,
+    choose_for,
+    length,
+    load_photographs,
+    train,
+)
 from section4.vision.augment import standard
 from section4.vision.classifiers import cnn, mlp
 from section4.vision.resnet import resnet18
@@ -105,7 +112,8 @@ def compute(run: Run) -> Result:
     }
     steps = len(trained["mlp"][0].history.step_loss)
     answer = (
-        f"After {epochs} epochs ({steps:,} steps) {verdict(arrays)}: "
+        f"After {epochs} epoch{'s' * (epochs > 1)} ({steps:,} step{'s' * (steps > 1)}) "
+        f"{verdict(arrays)}: "
         + "; ".join(
             f"{LABELS[name]} ({metrics[f'{name}_parameters']:,} parameters) gets "
             f"{mean_in_words(metrics, f'{name}_top1', '.1%', budget.seeds)} of the test images "
@@ -118,18 +126,17 @@ def compute(run: Run) -> Result:
     return Result(answer, "resnet18_top1", metrics, curves, tables, arrays)
 
 
-def length(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-
-
 def verdict(arrays: dict[str, np.ndarray]) -> str:
     """On test images: how far the best is ahead of each other, where noise does not explain it."""
     tests = {name: arrays[f"{name}_top1"] for name in LABELS}
     best, *others = sorted(tests, key=lambda name: -tests[name].mean())
     alone, words = len(tests[best]) < 2, list[str]()
     for name in others:
-        lead = 100 * (tests[best].mean() - tests[name].mean())
+        lead = round(100 * (tests[best].mean() - tests[name].mean()), 1)
         noise = not alone and tied(tests[best], tests[name])
+        if lead == 0:
+            words.append(f"level with the {LABELS[name]}")
+            continue
         words.append(
             f"{lead:.1f} points ahead of the {LABELS[name]}" + " (no more than noise)" * noise
         )
@@ -159,5 +166,7 @@ def draw(result: Result) -> dict[str, Figure]:
     )  # fmt: skip
     axes[0, 2].grid(False, axis="x")
     epochs = len(result.curves["mlp"].x)
-    figure.suptitle(f"On test images, after {epochs} epochs, {verdict(result.arrays)}")
+    figure.suptitle(
+        f"On test images, after {epochs} epoch{'s' * (epochs > 1)}, {verdict(result.arrays)}"
+    )
     return {"accuracy": figure}

@@ -8,6 +8,7 @@ has learned from real digits; no generator can be expected to satisfy it more of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from matplotlib.figure import Figure
 
 from section1.experiments._images import confusion, most_confused
+from section1.experiments._training import counted
+from section2.experiments._optimizers import listed
 from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
     VARIANTS,
@@ -73,15 +76,22 @@ def compute(run: Run) -> Result:
             x_label="step", y_label="Fréchet distance, validation images",
         )
     }  # fmt: skip
-    worst = int(right.argmin())
     answer = (
-        f"After {metrics['steps']:,} steps {metrics['as_asked']:.1%} of {n:,} samples are the "
-        f"digit that was asked for, by a judge that is right about {judge.accuracy:.1%} of real "
-        f"test images; the {digits.classes[worst]} least often ({right[worst]:.1%}). The Fréchet "
-        f"distance from test images is {metrics['frechet_distance']:.1f} (n = 1)."
+        f"After {metrics['steps']:,} step{'s' * (metrics['steps'] > 1)} {metrics['as_asked']:.1%} "
+        f"of {n:,} samples are the digit that was asked for, by a judge that is right about "
+        f"{judge.accuracy:.1%} of real test images; {least_often(digits.classes, right)}. The "
+        f"Fréchet distance from test images is {metrics['frechet_distance']:.1f} (n = 1)."
     ) + QUICK * (run.settings.mode == "quick")
     tables = {"classes": Table(["class asked for", "samples", "share that is it"], rows)}
     return Result(answer, "as_asked", metrics, curves, tables, arrays)
+
+
+def least_often(classes: Sequence[str], right: np.ndarray) -> str:
+    """Which classes have the least share (K,) of samples that are what was asked for."""
+    least = [name for name, share in zip(classes, right) if share == right.min()]
+    if len(least) == len(classes):
+        return "no digit less often than another"
+    return f"the {listed(least)} least often ({right.min():.1%})"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -103,6 +113,8 @@ def draw(result: Result) -> dict[str, Figure]:
     title = f"{share} of samples are what was asked for"
     if pairs:
         asked, seen, times = pairs[0]
-        title += f"; most frequent error: {names[seen]} for {names[asked]} ({times} times)"
+        title += (
+            f"; most frequent error: {names[seen]} for {names[asked]} ({counted(times, 'time')})"
+        )
     quality.suptitle(title)
     return {"samples": samples, "quality": quality}

@@ -102,6 +102,8 @@ def compute(run: Run) -> Result:
     if not machine.writes():  # torchrun runs this course: the first process starts all others
         return Result("Measured by the first process.", "times_as_fast", {"times_as_fast": 1.0})
     budget = run.budget
+    if max(budget.processes) < 2:
+        raise UserError("processes must have a number above 1: it is compared with one process")
     data = load_photographs(run, "cifar10")
     cores = available_threads() if run.threads is None else run.threads
     gpu = on_gpus(run.settings.device, max(budget.processes))
@@ -162,19 +164,28 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
     if one:
         answer += (
             f", and {metrics['times_as_fast_as_one_thread']:.2f} times as many as {rows[0][2]} "
-            f"(medians of {speed.shape[1]} epochs)"
+            f"({medians(speed)})"
         )
     answer += (
         f". One step from the same weights ends in the same place but for {most[8]:.0e} of its "
         f"longest move without batch norm, and {most[9]:.0e} with it, where each process takes "
         f"means over its own rows. After training, {most[7]:.1f}% of the test images are right, "
-        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {apart.mean():+.1f}{spread} "
-        f"percentage points (n = {len(apart)} seeds)."
+        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart.mean())}"
+        f"{spread} percentage points (n = {len(apart)})."
     )
     arrays = {"accuracy": accuracy, "images_per_second": speed}
     return Result(
         answer, "times_as_fast", metrics, tables={"arms": Table(columns, rows)}, arrays=arrays
     )
+
+
+def medians(speed: np.ndarray) -> str:
+    epochs = speed.shape[1]
+    return f"medians of {epochs} epochs" if epochs > 1 else "one epoch"
+
+
+def signed(points: float) -> str:
+    return f"{round(points, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def differences(arm: dict, alone: dict) -> list[float]:
@@ -207,16 +218,15 @@ def draw(result: Result) -> dict[str, Figure]:
     bars.set_xticks(places, names)
     bars.set(ylabel="images a second", ylim=(0, 1.2 * max(high.max(), ideal.max())))
     bars.grid(False, axis="x")
-    count = result.arrays["images_per_second"].shape[1]
-    bars.set_xlabel(f"bars: medians of {count} epochs; whiskers: quartiles")
+    bars.set_xlabel(f"bars: {medians(result.arrays['images_per_second'])}; whiskers: quartiles")
     bars.legend(loc="upper left")
     plots.show_runs(dots, result.arrays["accuracy"], names)
     dots.set_ylabel("test images that are right (%)")
     dots.xaxis.label.set_fontsize("small")
     bars.xaxis.label.set_fontsize("small")
-    apart = metrics["accuracy_difference"]
     figure.suptitle(
         f"{rows[-1][2].capitalize()}, train {metrics['times_as_fast']:.2f} times as fast as one "
-        f"process on the same cores; test accuracy differs by {apart:+.1f} points"
+        f"process on the same cores; test accuracy differs by "
+        f"{signed(metrics['accuracy_difference'])} points"
     )
     return {"processes": figure}

@@ -14,8 +14,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
+from section2.experiments._optimizers import listed
 from section4.detection.errors import KINDS
-from section4.experiments._detected import account, class_names, drawn, show_boxes
+from section4.experiments._detected import account, class_names, drawn, of_test, show_boxes
 from section4.experiments._detection import DETECTORS, NAMES, learn, load_pictures, measure
 from section4.experiments._engine import QUICK
 from utils.errors import UserError
@@ -62,7 +63,7 @@ def compute(run: Run) -> Result:
     )
     costs = (f"{name} {worst_of(lost)} ({100 * max(lost):.1f})" for name, *lost in errors)
     answer += (
-        f" ({len(data.test):,} test pictures, n = 1). The kind of error that costs each most, in "
+        f" ({of_test(data)}, n = 1). The kind of error that costs each most, in "
         f"points of mAP@0.5: {', '.join(costs)}."
     )
     if run.settings.mode == "quick":
@@ -72,7 +73,23 @@ def compute(run: Run) -> Result:
 
 
 def worst_of(lost: list[float]) -> str:
-    return KINDS[lost.index(max(lost))]
+    """The kind of error that costs most, or none where it would be 0.0 points."""
+    return KINDS[lost.index(max(lost))] if round(100 * max(lost), 1) else "none"
+
+
+def leaders(metrics: dict[str, float], names: list[str]) -> str:
+    """Who finds most and who is fastest; who is alone leads nobody."""
+    good = {name: f"{metrics[f'{name}_map_50']:.1%}" for name in names}
+    speed = {name: metrics[f"{name}_images_per_second"] for name in names}
+    fastest = max(names, key=lambda name: speed[name])
+    pace = f"{speed[fastest]:.0f} pictures a second; n = 1"
+    if len(names) == 1:
+        return f"{NAMES[fastest]}: mAP@0.5 {good[fastest]} ({pace})"
+    best = max(names, key=lambda name: metrics[f"{name}_map_50"])
+    level = [NAMES[name] for name in names if good[name] == good[best]]
+    find = "finds most" if len(level) == 1 else "find most"
+    find = "find equally much" if len(level) == len(names) else find
+    return f"{listed(level)} {find} (mAP@0.5 {good[best]}), {NAMES[fastest]} is fastest ({pace})"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -105,12 +122,7 @@ def draw_comparison(result: Result, names: list[str]) -> Figure:
     axes[0, 1].set(xlim=(0, 1), ylim=(0, 1.02), title="at IoU 0.5, mean over classes")
     axes[0, 2].set(ylim=(0, 1), title="on validation pictures")
     axes[0, 1].legend()
-    best = max(names, key=lambda name: metrics[f"{name}_map_50"])
-    fastest = max(names, key=lambda name: metrics[f"{name}_images_per_second"])
-    figure.suptitle(
-        f"{NAMES[best]} finds most (mAP@0.5 {metrics[f'{best}_map_50']:.1%}), {NAMES[fastest]} is "
-        f"fastest ({metrics[f'{fastest}_images_per_second']:.0f} pictures a second; n = 1)"
-    )
+    figure.suptitle(leaders(metrics, names))
     return figure
 
 
@@ -142,7 +154,7 @@ def draw_pictures(result: Result, names: list[str]) -> Figure:
             show_boxes(place, image, rows, class_names(result))
         row[0].set_title(NAMES[name], fontsize="small", loc="left")
     figure.suptitle(
-        f"The same {len(images)} pictures: errors (dashed: wrong, dotted: missed): "
+        f"Errors in the same picture{'s' * (len(images) > 1)} (dashed: wrong, dotted: missed): "
         + ", ".join(errors)
     )
     return figure

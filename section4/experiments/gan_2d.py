@@ -58,9 +58,11 @@ def compute(run: Run) -> Result:
         for what in ("modes", "std of modes", "good samples", "std of good samples")
     ]
     columns = ["variant", *measured, "training time (s)", "n"]
+    steps = runs[0].steps[-1]
     slower = metrics["wgan_gp_training_seconds"] / metrics["standard_training_seconds"]
     answer = (
-        f"After {runs[0].steps[-1]:,} steps of the generator, of {modes} modes and all samples: "
+        f"After {steps:,} step{'s' * (steps > 1)} of the generator, of {modes} modes and all "
+        "samples: "
         f"{ends_in_words(metrics, '', n)}, by the mean of the generator's weights. "
         f"By the generator itself: {ends_in_words(metrics, 'raw_', n)} (n = {n}). "
         f"WGAN-GP takes {slower:.1f} times as long as the standard GAN."

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std, smoothed
+from section1.experiments._training import counted, mean_std, smoothed
 from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
     VARIANTS,
@@ -134,7 +134,7 @@ def in_words(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
         f"{metrics['real_frechet_distance']:.1f}, in the features of a classifier that is right "
         f"about {metrics['judge_accuracy']:.1%} of the test images."
         + "".join(
-            f" {label} diverged in {count} of {metrics['seeds']} trainings."
+            f" {label} diverged in {count} of {counted(int(metrics['seeds']), 'training')}."
             for label, count in lost.items()
             if count
         )

@@ -25,12 +25,15 @@ from section4.experiments._kept import Kept
 from section4.experiments._text import (
     Text,
     for_device,
+    in_steps,
     load_text,
     show_texts,
+    times,
     trained_gpt,
     write,
 )
 from section4.transformers.torch_gpt import TorchGPT
+from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -71,7 +74,19 @@ def loss_of_pairs(text: Text) -> float:
     counts = np.bincount(text.train[:-1] * size + text.train[1:], minlength=size**2)
     chances = counts.reshape(size, size) + 1.0  # nothing is impossible
     chances /= chances.sum(axis=1, keepdims=True)
-    return float(-np.log(chances[text.validation[:-1], text.validation[1:]]).mean())
+    surprise = -np.log(chances[text.validation[:-1], text.validation[1:]])
+    return float(surprise.mean()) + 0.0  # never -0.0
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss). Raises UserError where no number is as large."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        raise UserError(
+            f"the training diverged to a validation loss of {loss:.0f} nats a token: take a "
+            "smaller learning rate (--lr)"
+        ) from None
 
 
 def compute(run: Run) -> Result:
@@ -81,8 +96,9 @@ def compute(run: Run) -> Result:
         samples = Samples(run, text, steps, folder / "samples.pt")
         trained = trained_gpt(run, text, folder, bar, samples)
     shape, history = trained.model.config, trained.history
-    texts = {**samples.texts, trained.steps: samples.written_by(trained.model)}
-    shown = {f"after {step:,} steps": sample for step, sample in texts.items()}
+    texts = {step: sample for step, sample in samples.texts.items() if step != trained.steps}
+    texts[trained.steps] = samples.written_by(trained.model)  # the last one
+    shown = {f"after {in_steps(step)}": sample for step, sample in texts.items()}
     shown["validation text"] = text.tokenizer.decode(text.validation[: budget.written])
     known = set(words(text.tokenizer.decode(text.train)))
     rows: list[list[Any]] = [
@@ -92,7 +108,7 @@ def compute(run: Run) -> Result:
     tokens = steps * budget.batch_size * shape.context
     metrics: dict[str, float] = {
         "validation_loss": trained.loss,
-        "perplexity": math.exp(trained.loss),
+        "perplexity": perplexity(trained.loss),
         "bits_per_character": text.bits_per_character(trained.loss),
         "last_validation_loss": history.val_loss[-1],
         "training_loss": history.loss[-1],
@@ -110,11 +126,13 @@ def compute(run: Run) -> Result:
     label = "loss (nats a token)"
     x, means = smoothed(np.array([history.step_loss]))
     ends = range(budget.steps, steps + 1, budget.steps)
-    perplexity = [math.exp(loss) for loss in history.val_loss]
+    perplexities = [perplexity(loss) for loss in history.val_loss]
     curves = {
         "training": Curve.over_runs(x, means, "step", label),
         "validation": Curve.over_runs(ends, [history.val_loss], "step", label),
-        "perplexity": Curve.over_runs(ends, [perplexity], "step", "validation perplexity (tokens)"),
+        "perplexity": Curve.over_runs(
+            ends, [perplexities], "step", "validation perplexity (tokens)"
+        ),
     }
     tables = {
         "samples": Table(["who", "share of words that the training text has", "text"], rows),
@@ -127,24 +145,25 @@ def in_words(metrics: dict[str, float], layers: int) -> str:
     answer = (
         f"A GPT of {layers} layer{'s' * (layers > 1)} ({metrics['parameters']:,} parameters) has "
         f"a validation loss of {metrics['validation_loss']:.3f} nats a token after "
-        f"{metrics['best_step']:,} steps: perplexity {metrics['perplexity']:.2f} of "
+        f"{in_steps(metrics['best_step'])}: perplexity {metrics['perplexity']:,.2f} of "
         f"{metrics['vocabulary']} tokens, {metrics['bits_per_character']:.2f} bits a character "
         f"(n = 1). A table of pairs of tokens gets {metrics['pairs_loss']:.3f}. Of the words that "
         f"it writes, three letters or more, {metrics['known_words']:.0%} stand in the training "
         f"text; of the validation text's {metrics['known_words_validation']:.0%}."
     )
     if metrics["last_validation_loss"] > metrics["validation_loss"] + 0.01:
+        by_heart = metrics["training_loss"] < metrics["validation_loss"]
         answer += (
-            " Trained on, it learns the text by heart: the loss rises to "
-            f"{metrics['last_validation_loss']:.3f}."
+            f" Trained on, it {'learns the text by heart' if by_heart else 'gets worse'}: the loss "
+            f"rises to {metrics['last_validation_loss']:.3f}."
         )
     answer += (
-        f" All {metrics['steps']:,} steps took {metrics['seconds']:.0f} s and show it the text "
-        f"{metrics['passes']:.2g} times"
+        f" The whole training, {in_steps(metrics['steps'])}, took {metrics['seconds']:.0f} s and "
+        f"shows it the text {times(metrics['passes'])}"
     )
     if metrics["tokens"] < PUBLISHED_TOKENS:
         share = PUBLISHED_TOKENS / metrics["tokens"]
-        answer += f", a short training: nanoGPT's on a GPU has {share:,.0f} times as many tokens"
+        answer += f", a short training: nanoGPT's on a GPU has {times(share)} as many tokens"
     return f"{answer}."
 
 
@@ -161,7 +180,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.legend(title="n = 1", title_fontsize="small")
     learning.suptitle(
         f"Validation loss {metrics['validation_loss']:.3f} nats a token after "
-        f"{metrics['best_step']:,.0f} steps: perplexity {metrics['perplexity']:.2f}, "
+        f"{in_steps(metrics['best_step'])}: perplexity {metrics['perplexity']:,.2f}, "
         f"{metrics['bits_per_character']:.2f} bits a character"
     )
     rows = result.tables["samples"].rows

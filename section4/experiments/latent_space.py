@@ -125,10 +125,14 @@ def nearest(points: np.ndarray, cloud: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def arc(first: torch.Tensor, second: torch.Tensor, t: float) -> torch.Tensor:
-    """From noise z0 (N, Z), t = 0, to z1 (N, Z), t = 1, about the origin."""
+    """From noise z0 (N, Z), t = 0, to z1 (N, Z), t = 1, about the origin.
+
+    Where both lie on one line through it, as all noise of one number does, along that line.
+    """
     cos = torch.cosine_similarity(first, second, 1)[:, None]
     a = cos.arccos()
-    return (((1 - t) * a).sin() * first + (t * a).sin() * second) / a.sin()
+    way = (((1 - t) * a).sin() * first + (t * a).sin() * second) / a.sin()
+    return torch.where(cos.abs() < 1, way, straight(first, second, t))
 
 
 def straight(first: torch.Tensor, second: torch.Tensor, t: float) -> torch.Tensor:

@@ -26,7 +26,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import smoothed
+from section1.experiments._training import counted, smoothed
 from section2.experiments._optimizers import listed
 from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, count_parameters, cross_entropy
@@ -39,8 +39,10 @@ from section4.experiments._text import (
     adamw,
     config_of,
     for_device,
+    in_steps,
     load_text,
     placed,
+    times,
 )
 from section4.training import evaluation, fit
 from section4.transformers.masking import Neighbours, masked
@@ -111,6 +113,10 @@ def compute(run: Run) -> Result:
     if not isinstance(text.tokenizer, CharacterTokenizer):
         raise UserError(f"tokens must be characters here, got {budget.tokens!r}")
     hidden = text.tokenizer.vocabulary  # the token that stands for a blank
+    try:
+        known = {name: Neighbours(text.train, hidden, *sides) for name, sides in TABLES.items()}
+    except ValueError as error:
+        raise UserError(str(error)) from error
     shape = replace(
         config_of(budget, text),
         vocabulary=hidden + 1, positions="rotary", causal=False, tied=False,
@@ -148,10 +154,9 @@ def compute(run: Run) -> Result:
             resume=True,
         )
         guesses = {"model": filled(model, exercise, setting)}
-    for name, (left, right) in TABLES.items():
-        table = Neighbours(text.train, hidden, left, right)
+    for name, table in known.items():
         for asked, tokens in (("", exercise.shown), (CLEAN, exercise.truth)):
-            if left + right or not asked:
+            if any(TABLES[name]) or not asked:
                 guesses[name + asked] = table.predict(tokens.ravel()).reshape(tokens.shape)
 
     scores = {name: exercise.right(guess) for name, guess in guesses.items()}
@@ -197,7 +202,7 @@ def margin(right: np.ndarray) -> float:
 def examples(text: Text, exercise: Exercise, guesses: dict[str, np.ndarray]) -> list[list[str]]:
     """Pieces from all over the text: with blanks, as it was, and as it was filled in."""
     width, rows = letters_at_most(WIDE - 1), list[list[str]]()
-    for piece in np.linspace(0, len(exercise.truth) - 1, SHOWN).astype(int):
+    for piece in np.unique(np.linspace(0, len(exercise.truth) - 1, SHOWN).astype(int)):
         truth, blank = exercise.truth[piece, :width], exercise.blank[piece, :width]
         letters = text.tokenizer.decode(truth)
         shown = "".join(BLANK if gap else letter for letter, gap in zip(letters, blank))
@@ -213,15 +218,15 @@ def in_words(metrics: dict[str, float], rows: list[list[Any]]) -> str:
     clean = {name: share for name, share, *_ in rows if CLEAN in name}
     more = [f"{name.removesuffix(CLEAN)} {share:.1%}" for name, share in clean.items()]
     answer = (
-        f"Of {metrics['blanks']:,} blanks in the validation text a Transformer that reads both "
-        f"ways ({metrics['parameters']:,} parameters, {metrics['steps']:,} steps, n = 1) fills "
-        f"{rows[0][1]:.1%} ± {rows[0][2]:.1%} in right (95% interval). Tables of the same text "
-        f"with blanks: {listed(told)}; of the text without, more than the model has: "
-        f"{listed(more)}. {verdict(rows)}."
+        f"Of {metrics['blanks']:,} blank{'s' * (metrics['blanks'] > 1)} in the validation text a "
+        f"Transformer that reads both ways ({metrics['parameters']:,} parameters, "
+        f"{in_steps(metrics['steps'])}, n = 1) fills {rows[0][1]:.1%} ± {rows[0][2]:.1%} in "
+        f"right (95% interval). Tables of the same text with blanks: {listed(told)}; of the text "
+        f"without, more than the model has: {listed(more)}. {verdict(rows)}."
     )
     if metrics["passes"] < ENOUGH:
         answer += (
-            f" Its training was short: it saw the text {metrics['passes']:.1f} times, of which "
+            f" Its training was short: it saw the text {times(metrics['passes'])}, of which "
             f"{SHARE:.0%} count."
         )
     return answer
@@ -265,7 +270,7 @@ def draw_learning(result: Result, rows: list[list[Any]]) -> Figure:
     axes[0, 1].set_ylim(0)
     axes[0, 1].legend()
     figure.suptitle(
-        f"After {result.metrics['steps']:,.0f} steps the model fills in {rows[0][1]:.1%} of the "
+        f"After {in_steps(result.metrics['steps'])} the model fills in {rows[0][1]:.1%} of the "
         f"blanks, a trigram of the text without blanks {dict_of(rows)['trigram, no blanks']:.1%}"
     )
     return figure
@@ -323,7 +328,8 @@ def draw_blanks(pieces: dict[str, list[str]]) -> Figure:
     figure, axes = plots.grid(width=WIDE, height=0.3 + 0.19 * len(lines))
     write_letters(axes[0, 0], lines)
     figure.suptitle(
-        f"Of {count} blanks in {len(pieces['text'])} pieces of validation text the model fills in "
-        f"{right['model']} right, the trigram {right['trigram']} (wrong ones are underlined)"
+        f"Of {count} blank{'s' * (count != 1)} in {counted(len(pieces['text']), 'piece')} of "
+        f"validation text the model fills in {right['model']} right, the trigram "
+        f"{right['trigram']} (wrong ones are underlined)"
     )
     return figure

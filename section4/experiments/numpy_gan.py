@@ -107,12 +107,18 @@ def in_words(metrics: dict[str, float]) -> str:
         f"The gradients differ from PyTorch's by {metrics['gradient_error']:.0e} of a parameter's "
         f"largest at most, and on one thread a step with digits takes "
         f"{metrics['times_of_pytorch']:.2f} of the time of a plain loop in PyTorch. "
-        f"In the plane {planes}. Of the 10 digits {metrics['classes']:.0f} "
-        f"make up {Evaluator.LEAST:.0%} or more of the samples each, the rarest "
+        f"In the plane {planes}. Of the 10 digits {frequent(metrics)}, the rarest "
         f"{metrics['rarest_class']:.1%}, by a classifier that is right about "
         f"{metrics['judge_accuracy']:.1%} of real ones; the Fréchet distance from real digits is "
         f"{metrics['frechet_distance']:.1f}, in the features of that classifier (n = 1)."
     )
+
+
+def frequent(metrics: dict[str, float]) -> str:
+    """How many digits have a share of the samples that counts."""
+    count = metrics["classes"]
+    makes, each = ("make", " each") if count > 1 else ("makes", "")
+    return f"{count:.0f} {makes} up {Evaluator.LEAST:.0%} or more of the samples{each}"
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -136,8 +142,8 @@ def draw_digits(result: Result) -> Figure:
     axes[0, 0].set(xticks=[], ylabel="step", xlabel="each column is of the same noise")
     axes[0, 0].grid(False)
     figure.suptitle(
-        f"{steps[-1]:,} steps in NumPy: {result.metrics['classes']:.0f} of the 10 digits make up "
-        f"{Evaluator.LEAST:.0%} or more of the samples each (n = 1)"
+        f"{steps[-1]:,} step{'s' * (steps[-1] > 1)} in NumPy: of the 10 digits "
+        f"{frequent(result.metrics)} (n = 1)"
     )
     return figure
 

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_in_words, mean_std, of_runs, smoothed
+from section1.experiments._training import counted, mean_in_words, mean_std, of_runs, smoothed
 from section1.losses import SoftmaxCrossEntropy
 from section1.parallel import available_threads
 from section1.training import Batch, History, evaluate, fit
@@ -39,6 +39,7 @@ from section4.experiments._text import (
     Text,
     adamw,
     config_of,
+    in_steps,
     load_text,
     show_texts,
     write,
@@ -238,13 +239,13 @@ def account(run: Run, text: Text, shape: GPTConfig, pairs: list[Pair]) -> Result
         "published": Table(["who", "what they state for tiny Shakespeare", "source"], [PUBLISHED]),
     }
     answer = (
-        f"After {steps:,} steps of {budget.batch_size} pieces of {shape.context} tokens the "
-        f"validation loss is {loss_of(metrics, 'numpy')} in NumPy and "
-        f"{loss_of(metrics, 'pytorch')} in PyTorch, from the same weights on the same "
-        f"batches (n = {budget.seeds}; "
+        f"After {in_steps(steps)} of {counted(budget.batch_size, 'piece')} of "
+        f"{counted(shape.context, 'token')} the validation loss is "
+        f"{loss_of(metrics, 'numpy')} in NumPy and {loss_of(metrics, 'pytorch')} in PyTorch, from "
+        f"the same weights on the same batches (n = {budget.seeds}; "
         f"{metrics['numpy_bits_per_character']:.2f} bits a character in NumPy). "
         f"In float64 no element of the first gradient differs by more than {gradients:.0e}; the "
-        f"losses, in float32, differ by {first:.0e} at first and by {last:.0e} in the last epoch. "
+        f"losses, in float32, differ by {first:.1g} at first and by {last:.1g} in the last epoch. "
         f"{time_in_words(metrics)}; a whole training takes "
         f"{metrics['numpy_training_time']:.3g} s on {threads['numpy']} against "
         f"{metrics['pytorch_training_time']:.3g} s on {threads['pytorch']}."
@@ -297,7 +298,7 @@ def draw(result: Result) -> dict[str, Figure]:
     cut = len(sample) // 2
     text = show_texts({f"written by {who}": sample[:cut], "": sample[cut:]}, columns=2)
     text.suptitle(
-        f"What the GPT in NumPy writes after {metrics['steps']:,.0f} steps, at "
+        f"What the GPT in NumPy writes after {in_steps(metrics['steps'])}, at "
         f"{metrics['numpy_bits_per_character']:.2f} bits a character"
     )
     return {"learning": learning, "text": text}

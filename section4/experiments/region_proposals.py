@@ -20,7 +20,7 @@ from section4.detection.detector import detect
 from section4.detection.faster_rcnn import RATIOS, FasterRCNN
 from section4.detection.metrics import THRESHOLDS, Truth, iou
 from section4.detection.sliding_window import SIZES
-from section4.experiments._detected import show_frames
+from section4.experiments._detected import of_test, show_frames
 from section4.experiments._detection import (
     AT_ONCE,
     Learned,
@@ -71,12 +71,13 @@ def compute(run: Run) -> Result:
         rows += [[name, n, at[0], at.mean()] for n, at in zip(counts, share)]
     columns = ["proposals by", "for each picture", "recall at IoU 0.5", "mean recall"]
     arrays = {"pictures": data.test.images[:2]} | {
-        f"{arm}_boxes": np.stack([resized(some[:SHOWN]) for some in boxes[arm][:2]]) for arm in ARMS
+        f"{arm}_boxes": np.stack([resized(some[: counts[-1]]) for some in boxes[arm][:2]])
+        for arm in ARMS
     }
     place = next((n for n in counts if n >= 10), counts[-1])
+    things = sum(len(truth.boxes) for truth in true)
     answer = (
-        f"Of {sum(len(truth.boxes) for truth in true):,} true boxes in {len(true):,} test pictures "
-        "are proposed by "
+        f"Of {things:,} true box{'es' * (things != 1)} in {of_test(data)} are proposed by "
         + "; ".join(in_words(name, curves[f"{arm}, IoU 0.5"]) for arm, name in ARMS.items())
         + f" (n = 1). There are {len(windows):,} windows in a picture."
     )
@@ -134,8 +135,8 @@ def recall(
 
 
 def resized(boxes: np.ndarray) -> np.ndarray:
-    """The same boxes, and empty ones up to SHOWN."""
-    return np.concatenate([boxes, np.zeros((SHOWN - len(boxes), 4))])
+    """The first of these boxes, and empty ones up to SHOWN."""
+    return np.concatenate([boxes[:SHOWN], np.zeros((max(0, SHOWN - len(boxes)), 4))])
 
 
 def draw(result: Result) -> dict[str, Figure]:
@@ -152,7 +153,7 @@ def draw(result: Result) -> dict[str, Figure]:
     count = int(result.headline.rpartition("_")[2])
     shares = {arm: result.metrics[f"{arm}_recall_{count}"] for arm in ARMS}
     figure.suptitle(
-        f"Among {count} proposals are {shares['faster_rcnn']:.0%} of the things where a network "
+        f"Among the first {count} are {shares['faster_rcnn']:.0%} of the things where a network "
         f"proposes, {shares['sliding_window']:.0%} where the surest windows do, "
         f"{shares['windows']:.0%} where any do (n = 1)"
     )
@@ -171,8 +172,9 @@ def draw_proposals(result: Result) -> Figure:
             place.set_title(ARMS[arm], fontsize="small")
     count = int(result.headline.rpartition("_")[2])
     shares = [f"{result.metrics[f'{arm}_recall_{count}']:.0%}" for arm in ARMS]
+    most = max(result.curves["windows, mean"].x)
     figure.suptitle(
-        f"The first {SHOWN} proposals in {len(pictures)} pictures; of all test pictures the first "
-        f"{count} hold {', '.join(shares[:-1])} and {shares[-1]} of the things"
+        f"The first proposals in a picture, at most {min(SHOWN, most)}; in all test pictures "
+        f"{', '.join(shares[:-1])} and {shares[-1]} of the things are among the first {count}"
     )
     return figure

@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._images import draw_errors
+from section1.experiments._images import draw_errors, hardest_and_easiest
 from section1.experiments._training import one_for_each
 from section2.schedules import Schedule, multi_step
 from section4.engine import count_parameters
@@ -31,6 +31,7 @@ from section4.experiments._vision import (
     Trained,
     account_of_errors,
     choose_for,
+    length,
     load_photographs,
     look,
     share_right,
@@ -121,17 +122,13 @@ def compute(run: Run) -> Result:
     tables["recipes"] = Table(columns, rows)
     tables["published"] = Table(["who", "what they state", "source"], PUBLISHED)
     parameters = count_parameters(new_model())
-    classes = sorted(tables["classes"].rows, key=lambda row: row[2])
     answer = f"ResNet-18 ({parameters:,} parameters): " + "; ".join(
         f"{name} gets {test:.1%} of the test images right, {twice:.1%} when it sees them in a "
-        f"mirror as well, after {count} epochs in {seconds / 60:.1f} minutes"
+        f"mirror as well, after {count} epoch{'s' * (count > 1)} in {length(seconds)}"
         + (f", {GOAL:.0%} of the validation images after {goal:.0f} s" if goal > 0 else "")
         for name, count, seconds, goal, _, test, twice, _ in rows
     )
-    answer += (
-        f" (n = 1). Hardest is {classes[0][0]} ({classes[0][2]:.0%} right), easiest "
-        f"{classes[-1][0]} ({classes[-1][2]:.0%})."
-    )
+    answer += f" (n = 1); {hardest_and_easiest(tables['classes'].rows, '.0%')}."
     metrics |= {"parameters": parameters}
     return Result(answer, "test_accuracy", metrics, curves, tables, arrays)
 
@@ -149,7 +146,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].legend(loc="lower right")
     best = max(rows, key=lambda row: row[4])  # on validation data: the test set chooses nothing
     curves.suptitle(
-        f"ResNet-18 gets {best[5]:.1%} of the test images right after {best[1]} epochs "
-        f"({best[2] / 60:.1f} minutes)"
+        f"ResNet-18 gets {best[5]:.1%} of the test images right after {best[1]} "
+        f"epoch{'s' * (best[1] > 1)} ({length(best[2])})"
     )
     return {"curves": curves, **draw_errors(result, "ResNet-18")}

@@ -51,6 +51,7 @@ ARMS = {"plain": "without skips", "residual": "with skips"}
 DISTANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]  # between images, in standard deviations of a pixel
 NEAR = 1  # the number of the distance that words are about
 PUBLISHED_STEPS = 64_000  # of the paper
+LEAST = float(np.finfo(np.float32).tiny)  # has a logarithm; behind dead layers a gradient is 0
 LOOKS = 60  # at the early layers while they learn, about
 
 
@@ -193,8 +194,10 @@ def compute(run: Run) -> Result:
     steps = len(histories[0].step_loss)
     answer = (
         f"{of_losses(metrics, arrays)} (n = {budget.seeds}). {of_gradients(metrics)}. "
-        f"{of_learning(metrics)}. {steps:,} steps with images of {data.side} pixels"
-        + (f": a short training, the paper's has {PUBLISHED_STEPS:,}." * (steps < PUBLISHED_STEPS))
+        f"{of_learning(metrics)}. {steps:,} step{'s' * (steps > 1)} with images of {data.side} "
+        "pixels"
+        + f": a short training, the paper's has {PUBLISHED_STEPS:,}" * (steps < PUBLISHED_STEPS)
+        + "."
     )
     return Result(answer, "plain_depth_costs", metrics, curves, tables, arrays)
 
@@ -206,8 +209,8 @@ def seen(runs: list[Learned]) -> dict[str, Curve]:
     right = [100 * np.array(history.val_metric) for history in histories]
     turns = [np.log10(one.turns) for one in runs]
     steps = list(runs[0].early)
-    norms = [np.log10([gradient for gradient, _ in one.early.values()]) for one in runs]
-    during = [np.log10([g / w for g, w in one.early.values()]) for one in runs]
+    norms = [np.log10([max(g, LEAST) for g, _ in one.early.values()]) for one in runs]
+    during = [np.log10([max(g / w, LEAST) for g, w in one.early.values()]) for one in runs]
     growth = [[w / one.early[0][1] for _, w in one.early.values()] for one in runs]
     ratio, over = "log10 of |dL/dW| / |W|", Curve.over_runs
     return {
@@ -229,7 +232,7 @@ def at_the_end(one: Learned) -> tuple[float, float]:
     tenth of the looks."""
     lasting = list(one.early.values())[-max(1, len(one.early) // 10) :]
     gradients, weights = np.median(lasting, axis=0)
-    return weights / one.early[0][1], math.log10(gradients / weights)
+    return weights / one.early[0][1], math.log10(max(gradients / weights, LEAST))
 
 
 def ends(
@@ -248,9 +251,11 @@ def effect(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     words = []
     for arm, label in ARMS.items():
         shallow, deep = ends(metrics, arrays, arm)
-        change = deep.mean() - shallow.mean()
+        change = round(deep.mean() - shallow.mean(), 2) + 0.0  # never -0.0
         if len(deep) > 1 and tied(shallow, deep):
             words.append(f"changes it by no more than noise ({change:+.2f}) {label}")
+        elif change == 0:
+            words.append(f"changes it by less than 0.01 {label}")
         else:
             words.append(f"{'raises' if change > 0 else 'lowers'} it by {abs(change):.2f} {label}")
     return " and ".join(words) + f"; {ALONE}" * (len(deep) < 2)
@@ -272,12 +277,13 @@ def of_losses(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
 
 def of_gradients(metrics: dict[str, float]) -> str:
     plain, residual = (f"{arm}_{metrics['deep']}" for arm in ARMS)
+    alike = [round(metrics[f"{name}_alike"], 2) + 0.0 for name in (plain, residual)]  # never -0.0
     return (
         f"Before the first step of {metrics['deep']} layers |dL/dW| / |W| is in the first "
         f"convolution {times(metrics[f'{plain}_decades'])} what it is in the last without skips, "
         f"{times(metrics[f'{residual}_decades'])} with them; gradients in images "
-        f"{DISTANCES[NEAR]:g} standard deviations apart have a cosine of "
-        f"{metrics[f'{plain}_alike']:.2f} without and {metrics[f'{residual}_alike']:.2f} with them"
+        f"{DISTANCES[NEAR]:g} standard deviations apart have a cosine of {alike[0]:.2f} without "
+        f"and {alike[1]:.2f} with them"
     )
 
 

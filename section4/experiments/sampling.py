@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted, of_runs
 from section4.engine import seconds
 from section4.experiments._text import Text, for_device, load_text, show_texts, trained_gpt
 from section4.transformers.generate import generate, probabilities
@@ -72,8 +73,8 @@ def compute(run: Run) -> Result:
         metrics |= {f"{measure}_{key}": mean for measure, mean in zip(MEASURES, means)}
     hottest = f"temperature {max(run.budget.temperatures):g}"
     answer = (
-        f"Greedy writing goes in a circle in {metrics['circle_greedy']:.0%} of {len(real)} texts "
-        f"(the real text in {metrics['circle_real']:.0%}) and repeats "
+        f"Greedy writing goes in a circle in {metrics['circle_greedy']:.0%} of "
+        f"{counted(len(real), 'text')} (the real text in {metrics['circle_real']:.0%}) and repeats "
         f"{metrics['repeated_greedy']:.0%} of itself ({metrics['repeated_real']:.0%}); of the "
         f"words at {hottest} {found[hottest][:, 0].mean():.0%} stand in the training text "
         f"({metrics['known_real']:.0%}). Closest to the real text is {best}: "
@@ -83,7 +84,7 @@ def compute(run: Run) -> Result:
         f"{1e3 * metrics['seconds_a_token_with_cache']:.1f} ms and without "
         f"{1e3 * metrics['seconds_a_token_without']:.1f}, up to the context of "
         f"{model.config.context} tokens; {metrics['differing_tokens']:.0f} of "
-        f"{metrics['compared_tokens']:,.0f} tokens differ."
+        f"{metrics['compared_tokens']:,.0f} tokens are not the same."
     )
     decode = text.tokenizer.decode
     texts = [[name, decode(tokens[0, :PROMPT]), decode(tokens[0, PROMPT:])]
@@ -293,8 +294,8 @@ def draw_settings(result: Result) -> Figure:
     metrics = result.metrics
     figure.suptitle(
         f"Greedy writing goes in a circle in {metrics['circle_greedy']:.0%} of the texts, the real "
-        f"text in {metrics['circle_real']:.0%} (mean ± standard deviation, n = "
-        f"{metrics['texts']:.0f} texts, one training)"
+        f"text in {metrics['circle_real']:.0%} ({of_runs(int(metrics['texts']))}, texts of one "
+        "training)"
     )
     return figure
 
@@ -317,7 +318,7 @@ def draw_trade_off(result: Result) -> Figure:
         f"The real text has {metrics['known_real']:.0%} known words at a loss of "
         f"{metrics['loss_real']:.2f}, the setting that is closest in all measures "
         f"{metrics['known_closest']:.0%} at {metrics['loss_closest']:.2f} "
-        f"(n = {metrics['texts']:.0f} texts)"
+        f"(n = {counted(int(metrics['texts']), 'text')})"
     )
     return figure
 
@@ -325,7 +326,10 @@ def draw_trade_off(result: Result) -> Figure:
 def draw_texts(result: Result) -> Figure:
     rows = result.tables["texts"].rows
     knobs = [[row for row in rows if row[0].startswith(k.replace("_", "-"))] for k in KNOBS]
-    chosen = [each[place] for each in knobs for place in sorted({0, len(each) // 2, len(each) - 1})]
+    chosen = [  # of top-k none, where it is 1 alone: that is greedy
+        each[place] for each in filter(None, knobs)
+        for place in sorted({0, len(each) // 2, len(each) - 1})
+    ]  # fmt: skip
     first = [row for row in rows if row[0] in (REAL, GREEDY)]
     figure = show_texts({name: f"{prompt}|{end}" for name, prompt, end in first + chosen})
     figure.suptitle(
@@ -348,7 +352,6 @@ def draw_cache(result: Result) -> Figure:
     figure.suptitle(
         f"With keys and values kept {metrics['times_faster_with_cache']:.1f} times as fast at the "
         f"length of the context, and {metrics['differing_tokens']:.0f} of "
-        f"{metrics['compared_tokens']:,.0f} tokens differ (mean ± standard deviation, "
-        f"n = {curve.n})"
+        f"{metrics['compared_tokens']:,.0f} tokens are not the same ({of_runs(curve.n)})"
     )
     return figure

@@ -22,13 +22,13 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from section1.experiments._training import mean_in_words, mean_std, of_runs
+from section1.experiments._training import counted, mean_in_words, mean_std, of_runs
 from section2.experiments._optimizers import listed
 from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, cross_entropy
 from section4.experiments._engine import choose, seeded
 from section4.experiments._letters import GIVEN, RIGHT, WRONG, write_letters
-from section4.experiments._text import LONGEST_GRADIENT, adamw, placed
+from section4.experiments._text import LONGEST_GRADIENT, adamw, in_steps, placed
 from section4.training import History, evaluation, fit
 from section4.transformers.generate import generate
 from section4.transformers.gpt import POSITIONS, GPTConfig
@@ -237,15 +237,15 @@ def share(metrics: dict[str, float], task: str, place: str, kind: str) -> str:
 
 def in_words(metrics: dict[str, float], chosen: Sequence[Arm]) -> str:
     sentences = [
-        "Inputs never trained on, whole answers right, mean ± std over models "
-        f"(n = {metrics['seeds']}, {metrics['steps']:,} steps each)."
+        f"Inputs never trained on, whole answers right, models of {in_steps(metrics['steps'])}: "
+        f"{of_runs(int(metrics['seeds']))}."
     ]
     for task in dict.fromkeys(task for task, _ in chosen):
         places = [place for name, place in chosen if name == task]
         inside = [f"{share(metrics, task, place, 'inside')} ({place})" for place in places]
         least, most = (int(metrics[f"{task}_{end}"]) for end in ("shortest", "longest"))
         one_more = listed([f"{metrics[f'{task}_{p}_one_more']:.1%} ({p})" for p in places])
-        digits = f"{least} to {most} digits" if least < most else f"{most} digits"
+        digits = f"{least} to {most} digits" if least < most else counted(most, "digit")
         sentences.append(
             f"{spoken(task).capitalize()}: {listed(inside)} with the {digits} of "
             f"the training; {one_more} with {most + 1}."
@@ -260,10 +260,12 @@ def verdict(metrics: dict[str, float], chosen: Sequence[Arm]) -> str:
     kept = [" ".join(arm) for arm in learnt if metrics[f"{names[arm]}_one_more"] >= 0.99]
     if not learnt:
         return "None has learnt its task to 99%: the training was short."
-    carried = f"of these {listed(kept)} does" if kept else "none of these does"
+    carried = (
+        f"of these {listed(kept)} do{'es' * (len(kept) == 1)}" if kept else "none of these does"
+    )
     return (
-        f"{len(learnt)} of {len(chosen)} kinds of model get at least 99% right at the lengths of "
-        f"the training; {carried} so with one digit more."
+        f"{len(learnt)} of {counted(len(chosen), 'kind')} of model get{'s' * (len(learnt) == 1)} "
+        f"at least 99% right at the lengths of the training; {carried} so with one digit more."
     )
 
 
@@ -296,7 +298,7 @@ def draw(result: Result) -> dict[str, Figure]:
     inside = listed([f"{spoken(task)} {top:.1%}" for task, top in zip(tasks, tops)])
     figures["lengths"].suptitle(f"{verdict(metrics, chosen)} Longer inputs are shaded")
     figures["learning"].suptitle(
-        f"Whole answers right after {metrics['steps']:,.0f} steps, inputs never trained on, with "
+        f"Whole answers right after {in_steps(metrics['steps'])}, inputs never trained on, with "
         f"the best positions: {inside}"
     )
     return figures | {"answers": draw_answers(result, tasks)}
@@ -305,11 +307,12 @@ def draw(result: Result) -> dict[str, Figure]:
 def draw_answers(result: Result, tasks: Sequence[str]) -> Figure:
     """What the models of the first seed write, digits that are wrong in colour and underlined."""
     lines: dict[str, list[list[tuple[str, str]]]] = {task: [] for task in tasks}
-    wrong = 0
+    wrong = longer = 0
     rows = result.tables["examples"].rows
     for task, positions, text, output, written in rows:
         wanted = output + END
         wrong += written != wanted
+        longer += len(text.split("+")[0]) > result.metrics[f"{task}_longest"]
         marked = [(a, RIGHT if a == b else WRONG) for a, b in zip(written, wanted)]
         lines[task].append([(f"{positions:<11}{text}=", GIVEN), *marked])
     high = max(map(len, lines.values()))
@@ -318,7 +321,7 @@ def draw_answers(result: Result, tasks: Sequence[str]) -> Figure:
         place.set_title(spoken(task), loc="left")
         write_letters(place, lines[task])
     figure.suptitle(
-        f"Of {len(rows)} answers, half of them to inputs of one digit more than was ever trained, "
-        f"{wrong} are wrong somewhere (underlined)"
+        f"Of {len(rows)} answers, {longer} of them to inputs of one digit more than was ever "
+        f"trained, {wrong} {'is' if wrong == 1 else 'are'} wrong somewhere (underlined)"
     )
     return figure

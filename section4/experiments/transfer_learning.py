@@ -162,13 +162,14 @@ def answer(run: Run, source: Pretrained, curves: dict[str, Curve], arrays: Array
     history, scratch = source.history, curves["scratch"]
     text = f"ResNet-18 ({count_parameters(source.body):,} parameters), pretrained {source.task}"
     if history is not None:
+        count = len(history.step_loss)
         text += (
-            f" ({len(history.step_loss)} steps in {history.seconds[-1]:.0f} s, once for all seeds; "
-            f"{history.val_metric[-1]:.0%} of its answers on held-out images are right, by chance "
-            f"{1 / source.answers:.0%})"
+            f" ({count} step{'s' * (count > 1)} in {history.seconds[-1]:.0f} s, once for all "
+            f"seeds; {history.val_metric[-1]:.0%} of its answers on held-out images are right, by "
+            f"chance {1 / source.answers:.0%})"
         )
     parts = [
-        f"with {each:g} images of each class "
+        f"with {each:g} image{'s' * (each != 1)} of each class "
         + ", ".join(f"{score(curves[arm], place)} {name}" for arm, name in ARMS.items())
         for place, each in enumerate(scratch.x)
     ]
@@ -206,12 +207,12 @@ def verdict(arrays: Arrays, arm: str, x: Sequence[float]) -> str:
         if within_noise(arrays, arm, place):
             word = "within noise of"
         places[word].append(f"{each:g}")
+    found = {word: numbers for word, numbers in places.items() if numbers}
     words = [
-        f"{word} training from scratch with {listed(numbers)}"
-        for word, numbers in places.items()
-        if numbers
+        f"{word} training from scratch with {listed(numbers)}" for word, numbers in found.items()
     ]
-    text = f"{SUBJECTS[arm]} {', '.join(words)} images of each class"
+    one = list(found.values())[-1] == ["1"]
+    text = f"{SUBJECTS[arm]} {', '.join(words)} image{'s' * (not one)} of each class"
     return f"{text.capitalize()}."
 
 
@@ -221,16 +222,22 @@ def saving(arrays: Arrays, curves: dict[str, Curve], arm: str) -> str:
     Read off straight lines between what was measured, over the logarithm of the images.
     """
     x, scratch = curves["scratch"].x, np.maximum.accumulate(curves["scratch"].y)
-    images, needed = list[str](), list[str]()
+    ahead, needed = list[str](), list[str]()
     for place, reached in enumerate(curves[arm].y):
         if lead(arrays, arm, place) > 0 and not within_noise(arrays, arm, place):
-            images.append(f"{x[place]:g}")
-            far = reached > scratch[-1]
-            number = np.exp(np.interp(reached, scratch, np.log(x)))
-            needed.append(f"more than {x[-1]:g}" if far else f"about {number:.0f}")
-    if not images:
+            ahead.append(f"{x[place]:g}")
+            after = int(np.searchsorted(scratch, reached))  # the first place that gets as far
+            if after == len(x):
+                needed.append(f"more than {x[-1]:g}")
+            elif after == 0:
+                needed.append(f"no more than {x[0]:g}")
+            else:
+                around = slice(after - 1, after + 1)
+                number = np.exp(np.interp(reached, scratch[around], np.log(x[around])))
+                needed.append(f"about {number:.0f}")
+    if not ahead:
         return ""
-    return f" What {REACHED[arm]} with {listed(images)} takes {listed(needed)} from scratch."
+    return f" What {REACHED[arm]} with {listed(ahead)} takes {listed(needed)} from scratch."
 
 
 # --- figures --------------------------------------------------------------------------------
@@ -272,11 +279,12 @@ def title(arrays: Arrays, x: Sequence[float]) -> str:
     for arm, subject in SUBJECTS.items():
         words = []
         for place in sorted({0, len(x) - 1}):
-            points = lead(arrays, arm, place)
-            noise = ", within noise," if within_noise(arrays, arm, place) else ""
+            points = round(lead(arrays, arm, place), 1)
+            noise = ", within noise," if points and within_noise(arrays, arm, place) else ""
             noise = " (n = 1)" if len(arrays["scratch_test_accuracy"]) < 2 else noise
-            side = "ahead" if points > 0 else "behind"
-            words.append(f"{abs(points):.1f} points {side}{noise} with {x[place]:g} images")
+            side = f"{abs(points):.1f} points {'ahead' if points > 0 else 'behind'}"
+            number = f"{x[place]:g} image{'s' * (x[place] != 1)}"
+            words.append(f"{side if points else 'as good'}{noise} with {number}")
         sentences.append(f"{subject} {' and '.join(words)}")
     return f"Against training from scratch {'; '.join(sentences)} of each class"
 
@@ -287,14 +295,14 @@ def draw_pretraining(result: Result) -> Figure:
     for number, name in enumerate(("training", "held-out")):
         look = {"marker": plots.MARKERS[number], "ms": 5, "color": f"C{number}"}
         plots.plot_curve(axes[0, 1], result.curves[name], f"{name} images", **look)
-    chance = result.metrics["pretraining_chance"]
+    chance, epochs = result.metrics["pretraining_chance"], len(result.curves["held-out"].x)
     axes[0, 1].axhline(100 * chance, color="0.4", lw=1, ls=":", label="chance")
     axes[0, 1].set_ylim(0, 100)
     axes[0, 1].legend()
     figure.suptitle(
         f"The pretraining gets {result.metrics['pretraining_accuracy']:.1%} of its answers on "
-        f"held-out images right after {len(result.curves['held-out'].x)} epochs (chance: "
-        f"{chance:.0%}; n = 1)"
+        f"held-out images right after {epochs} epoch{'s' * (epochs > 1)} (chance: {chance:.0%}; "
+        "n = 1)"
     )
     return figure
 
@@ -309,7 +317,7 @@ def draw_turns(result: Result) -> Figure:
             place.title.set_color("C2" if turn == name else "C1")
     right = int((guessed == np.arange(len(TURNS))).sum())
     figure.suptitle(
-        f"Turned by 0, 90, 180 and 270 degrees against the clock: {right} of these {guessed.size} "
-        "turns are guessed right"
+        f"Turned by 0, 90, 180 and 270 degrees against the clock: of these {guessed.size} turns "
+        f"{right} {'is' if right == 1 else 'are'} guessed right"
     )
     return figure

@@ -63,7 +63,8 @@ def draw_look(result: Result) -> Figure:
     for place in axes.flat:
         place.axis("off")
     figure.suptitle(
-        f"One look: {len(strong)} of {sure.size} cells have a score that is high enough; "
+        f"One look: {len(strong)} of {sure.size} cells {'has' if len(strong) == 1 else 'have'} a "
+        "score that is high enough; "
         f"suppression leaves {left} of them"
     )
     return figure

@@ -54,7 +54,8 @@ PYTORCH = {
     "cifar100_architectures": f"{ONE_SEED} --samples 24 --batch-size 12 --set width=4",
 }
 MACHINE = (
-    "threads", "seconds", "peak_memory_mb", "finished", "versions", "code", "machine", "figures",
+    "threads", "seconds", "resumed", "peak_memory_mb", "finished", "versions", "code", "machine",
+    "figures",
 )  # fmt: skip
 TAKES = re.compile(r"\d[\d.]* (s|times as long|of the time|of that with)\b")  # in an answer
 Course = Callable[..., int]

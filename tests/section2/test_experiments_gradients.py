@@ -12,7 +12,14 @@ import pytest
 from section1.layer import Layer
 from section1.linear import Linear
 from section1.losses import Loss, SoftmaxCrossEntropy
-from section2.experiments import _account, _checks, dropout_study, gradient_checking, loss_landscape
+from section2.experiments import (
+    _account,
+    _checks,
+    batchnorm_study,
+    dropout_study,
+    gradient_checking,
+    loss_landscape,
+)
 from section2.experiments.batchnorm_study import batch_statistics
 from section2.gradient_check import TOLERANCE
 from section2.models import fully_connected_net
@@ -118,6 +125,7 @@ def test_gradient_flow(run_tiny: Callable[..., Result]) -> None:
         ("dropout_study", {"wrong": [1.5]}, "wrong must be"),
         ("batchnorm_study", {"batch_sizes": [1, 4]}, "at least 2"),
         ("batchnorm_study", {"samples": 10}, "samples at least 11"),
+        ("gradient_flow", {"depths": [1]}, "reach at least 2"),
         ("loss_landscape", {"batch_size": 1}, "at least 2"),
         ("loss_landscape", {"samples": 2}, "samples must be at least 3"),
     ],
@@ -143,6 +151,26 @@ def test_batchnorm_study(run_tiny: Callable[..., Result]) -> None:
     assert len(result.tables["batches"].rows) == 4
 
 
+def test_a_rate_at_which_all_blew_up_is_no_best_rate(tmp_path: Path) -> None:
+    """Where the other rate teaches nothing, guessing would be better; and one batch size."""
+    changes = {"samples": 150, "seeds": 1, "epochs": 1, "width": 8, "lr": [1e-9, 1e12]}
+    changes |= {"batch_sizes": [16], "batch_size": 16, "common_lr": 1e-9}
+    result = runner.compute(small_run("batchnorm_study", tmp_path, changes))
+    assert result.metrics["plain_best_lr"] == 1e-9
+    assert result.metrics["plain_largest_lr"] == 1e-9 or "no rate" in result.answer
+    assert "1 epochs" not in result.answer and "with 16)" not in result.answer
+
+
+def test_batchnorm_in_words() -> None:
+    assert batchnorm_study.tolerance({"batchnorm_largest_lr": 3.0}) == (
+        "Validation accuracy is within 5 points of the best at rates up to 3 with batch norm and "
+        "at no rate without"
+    )
+    assert batchnorm_study.change(0.05) == "loses 5.0 points"
+    assert batchnorm_study.change(-0.014) == "gains 1.4 points"
+    assert batchnorm_study.change(-1e-9) == "loses nothing"
+
+
 def test_batch_statistics_leave_the_running_averages_alone() -> None:
     rng = np.random.default_rng(0)
     model = fully_connected_net([4, 8, 3], batchnorm=True, rng=rng)
@@ -165,6 +193,26 @@ def test_dropout_study(run_tiny: Callable[..., Result]) -> None:
     for wrong in ("0", "0.2"):
         scores = {row[1]: row[4] for row in result.tables["rates"].rows if f"{row[0]:g}" == wrong}
         assert scores[result.metrics[f"best_wrong_{wrong}_rate"]] == max(scores.values())
+
+
+def test_what_the_best_rate_does() -> None:
+    metrics: dict[str, float] = {}
+    for name, rate, test, gap in (("least", 0.0, 0.8, 0.2), ("best", 0.4, 0.85, -0.07)):
+        key = f"{name}_wrong_0.125"
+        metrics |= {f"{key}_rate": rate, f"{key}_gap": gap}
+        metrics |= {f"{key}_test_accuracy": test, f"{key}_test_accuracy_std": 0.0}
+    assert dropout_study.effect(metrics, 0.125, 1) == (
+        "With 12.5% wrong labels rate 0.4 takes test accuracy from 80.0% to 85.0%; training is "
+        "20.0 points above validation before and 7.0 points below after"
+    )
+    metrics |= {"best_wrong_0.125_rate": 0.0}
+    assert "no rate is better than 0 " in dropout_study.effect(metrics, 0.125, 1)
+
+
+def test_one_image_and_one_rate(tmp_path: Path) -> None:
+    changes = {"samples": 30, "seeds": 1, "epochs": 1, "width": 4, "images": 1, "rates": [0.0]}
+    result = runner.compute(small_run("dropout_study", tmp_path, changes | {"wrong": [0.0]}))
+    assert result.answer.startswith("From 1 image: ") and "against" not in result.answer
 
 
 def test_wrong_labels_are_wrong_and_as_many_as_asked_for() -> None:
@@ -214,6 +262,12 @@ def test_the_plane_does_not_depend_on_a_scale_that_does_not_matter() -> None:
         planes.append(loss_landscape.plane(model, batch, span, around, training=False))
     np.testing.assert_allclose(planes[0], planes[1], rtol=1e-10)
     assert planes[0][2, 2] == SoftmaxCrossEntropy()(model(batch[0]), batch[1])
+
+
+def test_the_loss_may_also_fall() -> None:
+    for rise, words in ((1.2, "+1.20"), (-0.07, "-0.07"), (-1e-9, "+0.00")):
+        metrics = {"plain_rise": rise, "plain_rise_std": 0.0}
+        assert loss_landscape.rise(metrics, "plain", 1) == words
 
 
 def test_mean_loss_by_distance() -> None:

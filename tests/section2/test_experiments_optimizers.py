@@ -12,6 +12,7 @@ import pytest
 from matplotlib.animation import FuncAnimation
 from PIL import Image
 
+from section1.experiments._training import sharing
 from section1.mlp import MLP
 from section2 import schedules
 from section2.experiments import _surfaces as surfaces
@@ -22,7 +23,13 @@ from section2.experiments import (
     optimizer_comparison,
     optimizer_trajectories,
 )
-from section2.experiments._optimizers import ELEMENTWISE, NAMES, Feed, listed, new_optimizer
+from section2.experiments._optimizers import (
+    ELEMENTWISE,
+    NAMES,
+    Feed,
+    listed,
+    new_optimizer,
+)
 from section2.muon import Muon
 from tests.helpers import numerical_gradient
 from utils.errors import UserError
@@ -192,6 +199,73 @@ def test_one_seed_calls_no_schedule_better() -> None:
     assert lr_schedules.verdict(scores).startswith("0 of 7 schedules are better")
     more = scores + np.array([0, 1e-3, -1e-3])
     assert lr_schedules.verdict(more).startswith("7 of 7 schedules are better")
+    one = np.array([0.5, *[0.5] * 6, 0.6])[:, None] + np.array([0, 1e-3, -1e-3])
+    assert lr_schedules.verdict(one).startswith("1 of 7 schedules is better")
+
+
+def test_schedules_in_front() -> None:
+    names = list(lr_schedules.SCHEDULES)
+    scores = np.full((len(names), 2), 90.0)
+    assert lr_schedules.highest(scores) == "All schedules end level"
+    scores[:2] = 91
+    assert lr_schedules.highest(scores) == "constant and step_decay end highest"
+    scores[2] = 92
+    assert lr_schedules.highest(scores) == (
+        "multi_step ends highest, 1.00 percentage points above a constant rate"
+    )
+    errors = {name: [9.0, 8.0] for name in names} | {"cosine": [9.5, 7.0], "warm_up": [8.5, 7.0]}
+    assert lr_schedules.fewest_errors(errors) == (
+        "Fewest errors half-way: warm_up (8.5%), at the end: cosine and warm_up (7.0%)"
+    )
+    assert lr_schedules.fewest_errors({name: course[1:] for name, course in errors.items()}) == (
+        "Fewest errors at the end: cosine and warm_up (7.0%)"
+    )
+
+
+def test_best_rates_in_words() -> None:
+    rows = [["SGD", 0.1], ["Adam", 0.001], ["Muon", 0.001]]
+    assert lr_sensitivity.best_rates(rows) == (
+        "The best rate is lowest for Adam and Muon (0.001) and highest for SGD (0.1)"
+    )
+    assert lr_sensitivity.best_rates(rows[1:]) == "The best rate of all optimizers is 0.001"
+
+
+def test_ends_of_the_paths_in_words() -> None:
+    assert optimizer_trajectories.ends({"SGD": 1.0, "Adam": 0.0, "Momentum": 0.0}) == (
+        "Adam and Momentum end nearest (0 from the minimum) and SGD farthest (1)"
+    )
+    result = compute("optimizer_trajectories", seeds=1, steps=1)
+    assert result.answer.startswith("After 1 step at") and "starts" not in result.answer
+
+
+def optimizer_rows(passes: list[float], means: list[float]) -> list[list[Any]]:
+    """Rows of the table of optimizer_comparison; where passes are NaN the goal was not reached."""
+    return [
+        ["MNIST", name, 0.1, False, mean, mean, 0.0, some, some, int(some == some), 1]
+        for name, some, mean in zip(NAMES, passes, means)
+    ]
+
+
+def test_optimizers_in_words() -> None:
+    rows = optimizer_rows([1.0] * 8, [1.0] * 8)
+    assert optimizer_comparison.finding("MNIST", rows, np.ones((8, 1))) == (
+        f"On MNIST {listed(NAMES)} are first at 95% validation accuracy (1 pass). On the test set "
+        "all have 100.00%."
+    )
+    means = [0.9, 0.8, 0.8, *[0.85] * 5]
+    rows = optimizer_rows([99.9, 2.0, *[np.nan] * 6], means)
+    assert "(2 passes; last: SGD, 100)" in optimizer_comparison.fastest("MNIST", rows)
+    found = optimizer_comparison.finding("MNIST", rows, np.array(means)[:, None])
+    assert "SGD is best" in found and "Momentum and Nesterov last with 80.00%" in found
+    assert optimizer_comparison.quickest(rows) == (
+        "To 95% on MNIST: fewest passes Momentum (2), least time Momentum (2 s)"
+    )
+
+
+def test_ties_do_not_depend_on_the_order_of_a_sum() -> None:
+    values = {"a": (0.1 + 0.2) + 0.3, "b": 0.1 + (0.2 + 0.3), "c": 1.0}
+    assert values["a"] != values["b"] and sharing(values, min) == ["a", "b"]
+    assert sharing(values, max) == ["c"]
 
 
 def test_feed_cuts_the_passes_into_stretches() -> None:

@@ -123,6 +123,7 @@ def test_convolution_speed(run_tiny: Callable[..., Result]) -> None:
         assert row["repeats"] == (convolution_speed.LOOP_CALLS if row["method"] == "loops" else 2)
         assert 0 < row["lower quartile"] <= row["ms"] <= row["upper quartile"]
     assert 0 < result.metrics["conv2d_share_lowest"] <= result.metrics["conv2d_share_highest"]
+    assert "with 1 image, reach" in result.answer
     assert "PyTorch" in result.answer and "not installed" not in result.answer
 
 

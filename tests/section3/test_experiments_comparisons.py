@@ -80,6 +80,21 @@ def test_a_run_that_blew_up_is_not_averaged_over_nor_looked_at(
     assert result.arrays["plain_through"].shape == result.arrays["batchnorm_through"].shape
 
 
+def test_a_rate_at_which_all_blew_up_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though it counts as guessing, and the other rate does worse than that."""
+    monkeypatch.setattr(
+        batchnorm_cnn,
+        "validation_scores",
+        lambda runs, _: [0.1 if t is None else 0.05 for t in runs],
+    )
+    budget = {"samples": 60, "epochs": 1, "seeds": 1, "filters": [4], "convolutions": 1}
+    result = runner.compute(small_run("batchnorm_cnn", tmp_path, budget | {"lr": [1e30, 0.1]}))
+    assert result.metrics["plain_best_lr"] == 0.1
+    assert "1 epoch gives" in result.answer
+
+
 def test_images_that_cannot_be_halved_are_refused_before_anything_is_trained(
     tmp_path: Path,
 ) -> None:
@@ -123,19 +138,21 @@ def test_moved_images() -> None:
 def test_verdicts() -> None:
     ahead, near, behind = [0.90, 0.91, 0.92], [0.90, 0.91, 0.93], [0.70, 0.71, 0.72]
     verdict = pooling_comparison.verdict
-    words = "average-pool is ahead of max-pool and strided convolution by no more than noise"
+    words = "average-pool ties with max-pool and strided convolution within noise"
     assert verdict(np.array([ahead, near, ahead])) == words
-    words = "average-pool is ahead of strided convolution, and of max-pool by no more than noise"
+    words = "average-pool is ahead of strided convolution, and ties with max-pool within noise"
     assert verdict(np.array([ahead, near, behind])) == words
     words = "average-pool is ahead of max-pool and strided convolution"
     assert verdict(np.array([behind, ahead, behind])) == words
+    words = "max-pool ties with average-pool and strided convolution within noise"
+    assert verdict(np.array([ahead, ahead, ahead])) == words
 
 
 def test_the_last_is_no_better_than_the_second_for_being_noisy() -> None:
     """Nothing is said that would put the noisy third arm ahead of the second."""
     spreads = np.array([-2, -1, 0, 1, 2]) / 1000
     runs = np.stack([0.980 + spreads / 5, 0.975 + spreads / 5, 0.970 + 10 * spreads])
-    words = "max-pool is ahead of average-pool, and of strided convolution by no more than noise"
+    words = "max-pool is ahead of average-pool, and ties with strided convolution within noise"
     assert pooling_comparison.verdict(runs) == words
 
 
@@ -151,6 +168,12 @@ def test_single_runs_tell_nothing() -> None:
     words = cifar100_mlp_vs_cnn.compared(arrays, "straight")
     assert words == "the CNN is 30.0 points ahead of the MLP"
     assert cifar100_mlp_vs_cnn.effect(arrays, "cnn") == "costs the CNN 15.0 points"
+    arrays["mlp_straight_test_accuracy"] = arrays["cnn_permuted_test_accuracy"] = np.array([0.5002])
+    words = "CNN and MLP lie within 0.1 points"
+    assert cifar100_mlp_vs_cnn.compared(arrays, "straight") == words
+    words = "changes the CNN by less than 0.1 points"
+    assert cifar100_mlp_vs_cnn.effect(arrays, "cnn") == words
+    assert [cifar100_mlp_vs_cnn.signed(x) for x in (-0.01, -3, 2.25)] == ["+0.0", "-3.0", "+2.2"]
     assert cifar100_mlp_vs_cnn.alone(1) == f"; {ALONE}" and not cifar100_mlp_vs_cnn.alone(2)
     metrics = {"cnn_test": 0.5, "cnn_test_std": 0.0}
     assert cifar100_mlp_vs_cnn.percent(metrics, "cnn", 1) == "50.0%"
@@ -163,6 +186,8 @@ def test_verdicts_on_batch_norm() -> None:
     assert batchnorm_cnn.verdict(plain, better) == f"{ahead}."
     assert "tie" in batchnorm_cnn.verdict(plain, plain[1:])
     assert batchnorm_cnn.verdict(plain[1:2], better) == f"{ahead} ({ALONE})."
+    level = "With batch norm and without it test accuracies lie within 0.1 points"
+    assert batchnorm_cnn.verdict(plain[1:2], plain[1:2]) == f"{level} ({ALONE})."
 
 
 def test_two_sets_of_runs_are_told_apart_by_students_t() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from section3.experiments import _fields, filters_and_feature_maps
+from section3.experiments import _fields, filters_and_feature_maps, receptive_field
 from section3.experiments.filters_and_feature_maps import PATCH, STEP
 from section3.models import mnist_cnn
 from utils.errors import UserError
@@ -95,6 +95,36 @@ def test_filters_and_feature_maps(run_tiny: Callable[..., Result]) -> None:
 
 
 @pytest.mark.usefixtures("few")
+def test_units_that_are_dead_at_first_do_not_count_as_growth(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def one_dead(make: Any, run: Run) -> tuple:
+        rows, mass, box = _fields.untrained(make, run)
+        rows[-1][2] = 0.0
+        return rows, mass, box
+
+    monkeypatch.setattr("section3.experiments.receptive_field.untrained", one_dead)
+    result = runner.compute(tiny("receptive_field", steps=1))
+    assert 0.3 < result.metrics["used_exponent"] < 0.8
+    title = receptive_field.draw(result)["training"].axes[2].get_title()
+    assert title == "told to report 1 to the right"  # which is not learnt in one step
+
+
+def test_how_far_all_runs_learn() -> None:
+    metrics = {"reached_by_all": 0, "accuracy_beyond": 0.5, "radius": 2}
+    assert receptive_field.limit(metrics).startswith("No distance is learnt by all runs; beyond 2")
+    words = receptive_field.limit(metrics | {"reached_by_all": 1})
+    assert words.startswith("All runs learn a distance of 1 pixel;")
+
+
+def test_as_many_patches_as_there_are_images() -> None:
+    """One image of which all is said, from networks that learn next to nothing."""
+    result = runner.compute(tiny("filters_and_feature_maps", looked_at=1))
+    assert "Of the images to which a filter answers most, 1 each" in result.answer
+    assert "(1 at random: 100%)" in result.answer
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("name", SMALL)
 def test_same_numbers_on_any_number_of_threads(name: str) -> None:
     first, second = (runner.compute(tiny(name, threads)) for threads in (1, 2))
@@ -123,6 +153,14 @@ def test_agreement_of_two_maps() -> None:
                      for s in slopes])  # fmt: skip
     assert filters_and_feature_maps.agreement(slopes, 5 + 2 * sums) == pytest.approx(1)
     assert filters_and_feature_maps.agreement(slopes, -sums) == pytest.approx(-1)
+
+
+def test_the_maps_of_a_dead_network_agree_by_zero() -> None:
+    slopes, dead = np.random.default_rng(0).random((2, 28, 28)), np.zeros((2, 28, 28))
+    drops = np.random.default_rng(1).random((2, 8, 8))
+    assert filters_and_feature_maps.agreement(dead, drops) == 0
+    assert filters_and_feature_maps.agreement(slopes, np.zeros_like(drops)) == 0
+    assert filters_and_feature_maps.correlation({"agreement": -0.001}) == "0.00"
 
 
 def test_how_far_weights_have_moved() -> None:

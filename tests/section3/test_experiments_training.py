@@ -71,6 +71,22 @@ def test_one_number_of_epochs_is_for_all_models_and_two_are_not_for_three(tmp_pa
         runner.compute(small(tmp_path, "cifar10_cnn", **budget, epochs=[1, 2]))
     with pytest.raises(UserError, match="there is no model vgg"):
         runner.compute(small(tmp_path, "cifar10_cnn", models=["vgg"], epochs=[1]))
+    with pytest.raises(UserError, match="models must differ"):
+        runner.compute(small(tmp_path, "cifar10_cnn", **budget, epochs=[1]))
+
+
+def test_the_best_model_and_the_worst_in_words() -> None:
+    """Rows are [name, convolutions, parameters, epochs, seconds, validation and test accuracy]."""
+    first, second = ["first", 1, 9, 3, 0.1, 0.4, 0.5], ["second", 1, 9, 1, 0.1, 0.5, 0.6]
+    words = "second gets 60.0% of the test images right after 1 epoch"
+    assert cifar10_cnn.best_and_worst([second]) == words
+    assert (
+        cifar10_cnn.best_and_worst([second, first])
+        == f"{words}, 10.0 points more than first after 3"
+    )
+    assert cifar10_cnn.best_and_worst([[*first[:6], 0.6], second]) == (
+        f"{words}, within 0.1 points of first after 3"
+    )
 
 
 def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(

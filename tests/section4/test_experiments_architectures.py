@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from section3.experiments._cnns import ALONE
 from section4.engine import cross_entropy
 from section4.experiments import cifar100_architectures as three
 from section4.experiments import resnet_vs_plain as skips
 from section4.experiments._engine import seeded
-from section4.experiments._vision import shrunk
+from section4.experiments._vision import Trained, shrunk
 from section4.vision.resnet import thin_resnet
 from tests.runs import small_run
 from utils.errors import UserError
@@ -149,6 +151,9 @@ def test_depths_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:
     [
         ([1.0], [1.5], "raises it by 0.50"),
         ([1.5], [1.25], "lowers it by 0.25"),
+        ([1.5], [1.5], "changes it by less than 0.01"),
+        ([1.5], [1.497], "changes it by less than 0.01"),
+        ([1.0, 2.0], [0.999, 1.999], "changes it by no more than noise (+0.00)"),
         ([1.0, 1.01, 0.99], [1.5, 1.52, 1.51], "raises it by 0.51"),
         ([1.0, 2.0, 3.0], [1.5, 2.5, 3.5], "changes it by no more than noise (+0.50)"),
     ],
@@ -165,6 +170,25 @@ def test_the_effect_of_depth_is_said_as_it_is(
     said = skips.effect({"shallow": 20, "deep": 56}, arrays)
     alone = f"; {ALONE}" if len(deep) == 1 else ""
     assert said == f"{words} without skips and lowers it by 0.36 with skips{alone}"
+
+
+def test_a_gradient_of_zero_has_a_place_in_words_and_figures() -> None:
+    """Where ReLUs have died none comes through to the early layers."""
+    early = {0: (1.0, 2.0), 1: (0.0, 3.0)}
+    history: Any = SimpleNamespace(loss=[1.0], val_metric=[0.5])
+    one = skips.Learned([1.0], [1.0], early, Trained(nn.Identity(), history, 0, 0, torch.ones(1)))
+    growth, decades = skips.at_the_end(one)
+    assert growth == 1.5 and -40 < decades < -30
+    curves = skips.seen([one])
+    assert curves["early"].y == pytest.approx([np.log10(0.5), decades])
+    assert curves["norm"].y == pytest.approx([0, decades])
+
+
+def test_a_cosine_is_never_minus_zero_and_a_single_step_is_one(tmp_path: Path) -> None:
+    result = runner.compute(small(tmp_path, side=8, epochs=1, batch_size=40))
+    assert ". 1 step with images of 8 pixels: a short training" in result.answer
+    metrics = result.metrics | {"plain_14_alike": -0.001, "residual_14_alike": 0.5}
+    assert "a cosine of 0.00 without and 0.50 with them" in skips.of_gradients(metrics)
 
 
 # --- cifar100_architectures -------------------------------------------------------------------
@@ -207,3 +231,12 @@ def test_the_order_of_the_networks_is_said_as_it_is() -> None:
     assert "noise" not in verdict(mlp=[0.5, 0.51], cnn=[0.4, 0.41], resnet18=[0.3, 0.31])
     alone = verdict(mlp=[0.5], cnn=[0.4], resnet18=[0.45])
     assert alone.endswith(f"10.0 points ahead of the CNN ({ALONE})")
+    said = verdict(mlp=[0.5, 0.52], cnn=[0.5, 0.52], resnet18=[0.1, 0.1])
+    assert said == "the MLP is level with the CNN and 41.0 points ahead of the ResNet-18"
+
+
+def test_a_single_epoch_of_a_single_step_is_one(tmp_path: Path) -> None:
+    changes = {"samples": 20, "epochs": 1, "batch_size": 20, "width": 4, "seeds": 1}
+    result = runner.compute(small_run("cifar100_architectures", tmp_path, changes))
+    assert result.answer.startswith("After 1 epoch (1 step) the ")
+    assert "after 1 epoch, " in three.draw(result)["accuracy"].get_suptitle()

@@ -15,7 +15,7 @@ from section4.experiments import augmentation_study as study
 from section4.images import Change
 from tests.runs import small_run
 from utils.experiments import runner
-from utils.experiments.results import Result
+from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
 
 CPU = ("--device", "cpu", "--precision", "float32", "--data", "embedded", "--mode", "quick")
@@ -134,3 +134,24 @@ def test_the_verdict_follows_from_the_numbers() -> None:
         test = np.stack([[0.4 + noise, 0.4 + mean + noise[::-1]] for mean in (few, many)])
         gained, where = study.by_size([10, 90], test)
         assert where == said and gained[0] == f"{100 * few:+.1f} points from 10"
+
+
+def test_training_images_need_not_be_ahead() -> None:
+    test = np.full((1, 3, 2), 0.5)
+    learnt = test + np.array([-0.001, -0.02, -0.02])[:, None]
+    said = study.words([20], ["none", "flip", "crop"], learnt, test, 1)
+    assert "minus test accuracy is +0 points without, and -2 on average with aug" in said
+    assert said.endswith("(1 step each, n = 2)")
+
+
+def test_more_sizes_than_there_are_markers_are_drawn() -> None:
+    sizes, names = range(10, 19), ["none", "flip"]
+    rows = [[size, name] for size in sizes for name in names]
+    tables = {"augmentations": Table(["images", "augmentation"], rows)}
+    tables["captions"] = Table(["augmentation", "image"], [[name, ""] for name in names])
+    test = np.stack([[[0.5, 0.51], [0.6, 0.61]]] * len(sizes))
+    arrays = {"training_accuracy": test, "test_accuracy": test}
+    arrays["pictures"] = np.zeros((2, 1, 4, 4, 3))
+    result = Result("", "steps", {"steps": 1}, {}, tables, arrays)
+    title = study.draw(result)["comparison"].get_suptitle()
+    assert title.endswith("those that differ from none beyond noise: 1, 1, 1, 1, 1, 1, 1, 1 and 1")

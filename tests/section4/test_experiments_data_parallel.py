@@ -13,6 +13,7 @@ from section4.engine import PLAIN
 from section4.experiments import data_parallel
 from section4.experiments._data_parallel_worker import first_step, net
 from section4.experiments.data_parallel import launch, plan, reason
+from tests.runs import small_run
 from utils.errors import UserError
 from utils.experiments import registry
 from utils.experiments.budget import Budget
@@ -133,3 +134,24 @@ def test_the_first_step_moves_every_kind_of_weight() -> None:
     assert torch.nn.BatchNorm2d in kinds[1] - kinds[0]
     with_norm, without = (net(task, 5, norm).state_dict() for norm in (True, False))
     assert all(torch.equal(with_norm[name], tensor) for name, tensor in without.items())
+
+
+def test_one_process_alone_is_compared_with_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="processes must have a number above 1"):
+        data_parallel.compute(small_run("data_parallel", tmp_path, {"processes": [1]}))
+
+
+def test_a_difference_is_never_minus_zero_and_one_epoch_has_no_median() -> None:
+    steps = {
+        name: {"before": torch.zeros(2), "after": torch.ones(2)}
+        for name in ("without batch norm", "with batch norm")
+    }
+    found = {
+        arm: {"accuracy": [share], "seconds": [[0.5]], "steps": steps}
+        for arm, share in (((1, 1), 0.5), ((1, 2), 0.5), ((2, 1), 0.4999))
+    }
+    result = data_parallel.account(found, 100, 2, False)
+    assert "1 process, 1 thread (one epoch)" in result.answer
+    assert result.answer.endswith("a difference of +0.0 percentage points (n = 1).")
+    title = data_parallel.draw(result)["processes"].get_suptitle()
+    assert title.endswith("test accuracy differs by +0.0 points")

@@ -13,13 +13,19 @@ from PIL import Image
 
 from section4.detection.errors import KINDS
 from section4.detection.metrics import Detections, Truth
-from section4.experiments import _detected, _detection, region_proposals, yolo_detection
+from section4.experiments import (
+    _detected,
+    _detection,
+    detector_comparison,
+    region_proposals,
+    yolo_detection,
+)
 from section4.experiments._detection import NAMES
 from section4.training import History
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
-from utils.experiments.results import Result
+from utils.experiments.results import Curve, Result, Table
 
 SMALL: dict[str, Any] = {
     "scenes": 24, "validated": 6, "tested": 10, "epochs": 2, "batch_size": 8, "width": 4,
@@ -108,6 +114,7 @@ def test_more_proposals_than_a_picture_has(tmp_path: Path) -> None:
     changes = SMALL | {"epochs": 1, "tested": 1, "counts": [500]}
     result = runner.compute(small_run("region_proposals", tmp_path, changes))
     assert result.headline == "faster_rcnn_recall_500"
+    assert " in 1 test picture are proposed by " in result.answer
     assert region_proposals.draw(result).keys() == {"recall", "proposals"}
 
 
@@ -115,7 +122,7 @@ def test_more_proposals_than_a_picture_has(tmp_path: Path) -> None:
 def test_a_single_test_picture_is_shown(tmp_path: Path) -> None:
     changes = SMALL | {"epochs": 1, "tested": 1}
     result = runner.compute(small_run("yolo_detection", tmp_path, changes))
-    assert len(result.arrays["pictures"]) > 0
+    assert len(result.arrays["pictures"]) > 0 and " on 1 test picture after " in result.answer
     assert yolo_detection.draw(result).keys() == {"learning", "pictures", "look"}
     scores, rows = result.arrays["scores"], result.arrays["boxes"][0]
     assert (scores < result.arrays["sure"].ravel()).all()  # sure of what it is as well
@@ -124,6 +131,9 @@ def test_a_single_test_picture_is_shown(tmp_path: Path) -> None:
     result.metrics["sure_enough"] = np.sort(scores)[-3]
     (title,) = [text.get_text() for text in yolo_detection.draw_look(result).texts]
     assert title.startswith("One look: 3 of 144 cells have a score that is high enough; ")
+    result.metrics["sure_enough"] = scores.max()
+    (title,) = [text.get_text() for text in yolo_detection.draw_look(result).texts]
+    assert title.startswith("One look: 1 of 144 cells has a score that is high enough; ")
 
 
 @pytest.mark.usefixtures("one_setting")
@@ -263,3 +273,52 @@ def test_what_is_drawn_over_a_picture() -> None:
     words = [_detected.WORDS[int(kind)] for kind in rows[:, 6]]
     assert words == ["right", "duplicate", "missed"]  # the third is not sure enough
     np.testing.assert_array_equal(rows[2, :5], [20, 20, 30, 30, 4])
+
+
+# --- words -----------------------------------------------------------------------------------
+
+
+def test_no_kind_of_error_is_blamed_where_none_costs_anything() -> None:
+    errors = dict.fromkeys(KINDS, 0.0) | {"both": 1e-12}
+    assert _detected.what_is_lost(errors).startswith("No kind of error costs")
+    assert detector_comparison.worst_of(list(errors.values())) == "none"
+    errors["missed"] = 0.123
+    said = "'missed': without them mAP@0.5 would be 12.3 points higher."
+    assert _detected.what_is_lost(errors).endswith(said)
+    assert detector_comparison.worst_of(list(errors.values())) == "missed"
+
+
+@pytest.mark.parametrize(
+    ("good", "words"),
+    [
+        ([0.5, 0.6, 0.4], "Faster R-CNN finds most (mAP@0.5 60.0%), YOLO is fastest"),
+        ([0.6, 0.6, 0.4], "Sliding window and Faster R-CNN find most (mAP@0.5 60.0%), YOLO is"),
+        ([0.0, 0.0, 0.0], "Sliding window, Faster R-CNN and YOLO find equally much (mAP@0.5 0.0%)"),
+        ([0.5], "Sliding window: mAP@0.5 50.0% (10 pictures a second; n = 1)"),
+    ],
+)
+def test_who_finds_most_may_be_several_or_nobody(good: list[float], words: str) -> None:
+    names = list(NAMES)[: len(good)]
+    metrics = {f"{name}_map_50": value for name, value in zip(names, good)}
+    metrics |= {f"{name}_images_per_second": 10.0 + k for k, name in enumerate(names)}
+    assert detector_comparison.leaders(metrics, names).startswith(words)
+
+
+def test_errors_below_are_those_below() -> None:
+    boxes = np.zeros((4, 2, 7))
+    boxes[1, 0, 6] = boxes[3, 0, 6] = 1
+    arrays = {"pictures": np.zeros((4, 8, 8, 3)), "boxes": boxes}
+    tables = {"classes": Table(["class"], [["cat"]])}
+    result = Result("", "sure_enough", {"sure_enough": 0.5}, {}, tables, arrays)
+    title = _detected.draw_pictures(result, "YOLO").get_suptitle()
+    assert "above, the best; below, the worst (1 error)." in title
+
+
+def test_where_few_proposals_are_counted_no_more_are_drawn() -> None:
+    metrics = {f"{arm}_recall_3": 0.5 for arm in region_proposals.ARMS}
+    arrays = {f"{arm}_boxes": np.zeros((1, 10, 4)) for arm in region_proposals.ARMS}
+    arrays["pictures"] = np.zeros((1, 8, 8, 3))
+    curves = {"windows, mean": Curve([1, 3], [0.0, 0.5])}
+    result = Result("", "faster_rcnn_recall_3", metrics, curves, {}, arrays)
+    title = region_proposals.draw_proposals(result).get_suptitle()
+    assert title.startswith("The first proposals in a picture, at most 3; in all test pictures ")

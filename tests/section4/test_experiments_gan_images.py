@@ -13,6 +13,7 @@ import torch
 from section4.experiments import (
     _gan_training,
     _gans,
+    _gans_drawn,
     _vision,
     conditional_gan,
     gan_variants,
@@ -22,7 +23,8 @@ from section4.experiments._gan_training import VARIANTS
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
-from utils.experiments.results import Result
+from utils.experiments.results import Curve, Result
+from utils.output import plots
 
 SMALL: dict[str, Any] = {
     "samples": 400, "held_out": 40, "judged": 40, "judge_epochs": 1, "steps": 4, "looks": 2,
@@ -263,6 +265,13 @@ def test_an_arc_keeps_to_the_sphere_and_its_ends() -> None:
     assert (latent_space.straight(first, second, 0.5).norm(dim=1) < 4.9).all()
 
 
+def test_an_arc_between_points_on_one_line_is_that_line() -> None:
+    first, second = torch.tensor([[1.0], [1.0], [2.0]]), torch.tensor([[3.0], [-1.0], [2.0]])
+    torch.testing.assert_close(
+        latent_space.arc(first, second, 0.25), torch.tensor([[1.5], [0.5], [2.0]])
+    )
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_words_follow_the_share_of_near_copies(share: float) -> None:
     metrics: dict[str, float] = {"compared": 100}
@@ -275,3 +284,52 @@ def test_words_follow_the_share_of_near_copies(share: float) -> None:
 def test_latent_space_wants_as_many_samples_as_it_shows(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="compared must be at least 12, got 5"):
         run("latent_space", tmp_path, compared=5)
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [
+        ([0.5, 0.2, 0.9], "the 1 least often (20.0%)"),
+        ([0.0, 0.2, 0.0], "the 0 and 2 least often (0.0%)"),
+        ([1.0, 1.0, 1.0], "no digit less often than another"),
+    ],
+)
+def test_all_digits_that_are_made_least_often_are_named(right: list[float], said: str) -> None:
+    assert conditional_gan.least_often(("0", "1", "2"), np.array(right)) == said
+
+
+@pytest.mark.parametrize("count", [2, 3, 9, 10, 12, 16])
+def test_any_number_of_images_is_shown_as_a_square(count: int) -> None:
+    _, axes = plots.grid()
+    _gans_drawn.show_square(axes[0, 0], np.zeros((count, 5, 5, 1), np.uint8))
+    side = int(count**0.5)
+    assert axes[0, 0].images[0].get_array().shape == (5 * side, 5 * side)
+
+
+def compared(**distances: list[float]) -> Result:
+    """Trainings of which those of `distances` have not diverged."""
+    arrays = {f"{name}_distances": np.array(distances.get(name, [])) for name in VARIANTS}
+    metrics: dict[str, float] = {"seeds": 3, "steps": 1, "real_frechet_distance": 0.1}
+    metrics |= {"judge_accuracy": 0.99}
+    for name, runs in distances.items():
+        metrics[f"{name}_frechet_distance"] = float(np.mean(runs))
+        metrics[f"{name}_frechet_distance_std"] = metrics[f"{name}_training_seconds"] = 1.0
+    return Result("", "steps", metrics, arrays=arrays)
+
+
+def test_a_variant_within_noise_is_told_also_where_one_of_its_trainings_diverged() -> None:
+    three, two, one = [1.0, 2.0, 3.0], [2.0, 3.0], [9.0]
+    result = compared(standard=three, lsgan=two, sn=one)
+    words = gan_variants.in_words(result.metrics, result.arrays)
+    assert "after 1 step of" in words and "(no more than noise behind: LSGAN)" in words
+    assert "LSGAN diverged in 1 of 3 trainings. WGAN-GP diverged in 3 of 3 trainings." in words
+    names = [_gans_drawn.label_of(result, name) for name in ("standard", "lsgan", "sn")]
+    assert names == ["standard", "LSGAN (n = 2)", "spectral norm (n = 1)"]
+
+
+def test_few_real_digits_are_drawn_as_well() -> None:
+    result = compared(standard=[1.0])
+    result.curves["standard_distance"] = Curve([1], [1.0])
+    result.arrays["real"] = np.zeros((48, 28, 28, 1), np.uint8)
+    result.arrays |= {f"{name}_samples": np.zeros((1, 10, 28, 28, 1)) for name in VARIANTS}
+    assert _gans_drawn.draw_samples(result)

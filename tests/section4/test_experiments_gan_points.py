@@ -14,6 +14,7 @@ from section1.activations import LeakyReLU
 from section2.models import fully_connected_net
 from section4.engine import PLAIN
 from section4.experiments import _gan_against_torch as against_torch
+from section4.experiments import numpy_gan
 from section4.experiments._kept import Kept
 from section4.experiments._numpy_gan import JUDGED, PLANES, SHOWN, real_points, strip
 from section4.experiments._points import (
@@ -214,6 +215,11 @@ def test_a_numpy_run_that_is_stopped_goes_on_as_if_it_had_not_been(
     rest = runner.compute(small("cut"))
     assert len(calls) == 8 + 2
     assert_same_result(rest, whole)
+
+
+def test_how_many_digits_are_frequent() -> None:
+    assert numpy_gan.frequent({"classes": 1}) == "1 makes up 3% or more of the samples"
+    assert numpy_gan.frequent({"classes": 10}) == "10 make up 3% or more of the samples each"
 
 
 def test_a_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

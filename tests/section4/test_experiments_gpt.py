@@ -277,6 +277,46 @@ def test_a_table_of_pairs() -> None:
     # after a: 3 times b, never a; after b: twice a; one more of each
     expected = -(math.log(4 / 5) + math.log(3 / 4) + math.log(1 / 5)) / 3
     assert gpt.loss_of_pairs(text) == pytest.approx(expected)
+    same = Text(CharacterTokenizer("a"), np.zeros(9, int), np.zeros(3, int), 3, "a")
+    assert f"{gpt.loss_of_pairs(same):.3f}" == "0.000"
+
+
+def test_a_perplexity_beyond_all_numbers() -> None:
+    assert gpt.perplexity(0.0) == 1
+    with pytest.raises(UserError, match="diverged to a validation loss of 800 nats"):
+        gpt.perplexity(800.0)
+
+
+def test_lengths_of_training_and_times_in_words() -> None:
+    assert [_text.in_steps(count) for count in (0, 1, 2000)] == ["0 steps", "1 step", "2,000 steps"]
+    found = [_text.times(number) for number in (0.0005, 0.1, 1.02, 9.94, 9.96, 1138.0)]
+    assert [words.removesuffix(" times") for words in found] == [
+        "0.00050", "0.10", "1.0", "9.9", "10", "1,138",
+    ]  # fmt: skip
+
+
+def test_a_loss_that_rises_is_learning_by_heart_only_where_that_of_training_is_low() -> None:
+    metrics = dict.fromkeys(
+        ("parameters", "best_step", "perplexity", "vocabulary", "bits_per_character", "pairs_loss",
+         "known_words", "known_words_validation", "steps", "seconds", "passes", "tokens"), 1.0
+    )  # fmt: skip
+    metrics |= {"validation_loss": 2.0, "last_validation_loss": 3.0}
+    said = gpt.in_words(metrics | {"training_loss": 1.0}, 2)
+    assert "it learns the text by heart: the loss rises to 3.000" in said
+    assert "it gets worse: the loss rises to" in gpt.in_words(metrics | {"training_loss": 4.0}, 2)
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_the_sample_of_the_weights_that_are_kept_is_the_last(
+    tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where another was taken after as many steps: here after one of eight."""
+    monkeypatch.setattr(Trained, "steps", 1)
+    run = small("gpt", tmp_path, own, epochs=1, steps=8)
+    rows = runner.compute(run).tables["samples"].rows
+    assert [row[0] for row in rows] == [
+        "after 0 steps", "after 2 steps", "after 1 step", "validation text",
+    ]  # fmt: skip
 
 
 def test_smoothed_curves_keep_the_mean() -> None:

@@ -60,6 +60,7 @@ def test_a_run_that_is_stopped_goes_on_and_ends_with_the_same_numbers(
         runner.compute(small_run("resnet18_cifar10", tmp_path / "cut", changes))
     rest = runner.compute(small_run("resnet18_cifar10", tmp_path / "cut", changes))
     assert len(notes) == 4  # one epoch was left
+    assert rest.info["resumed"] and not whole.info["resumed"]
     assert_same_result(rest, whole)
 
 
@@ -130,5 +131,9 @@ def test_an_unknown_recipe_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_threads_of_pytorch_are_those_that_were_asked_for(tmp_path: Path) -> None:
-    runner.compute(small_run("resnet18_cifar10", tmp_path, SMALL | {"epochs": 1}, threads=1))
+    run = small_run("resnet18_cifar10", tmp_path, SMALL | {"epochs": 1}, threads=1)
+    result = runner.compute(run)
     assert torch.get_num_threads() == 1
+    assert " after 1 epoch in " in result.answer
+    title = resnet18_cifar10.draw(result)["curves"].get_suptitle()
+    assert " after 1 epoch (" in title and title.endswith(" s)")

@@ -22,7 +22,7 @@ from section4.transformers.torch_gpt import TorchGPT
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
-from utils.experiments.results import Result
+from utils.experiments.results import Result, Table
 from utils.experiments.run import Run
 
 TINY = ("--mode", "quick", "--device", "cpu", "--precision", "float32", "--threads", "1")
@@ -110,8 +110,9 @@ def test_toys_that_cannot_be(tmp_path: Path, changes: dict, complaint: str) -> N
     ("inside", "one_more", "said"),
     [
         ((0.5, 0.98), (0.5, 0.5), "None has learnt its task"),
-        ((0.99, 0.98), (0.5, 1.0), "1 of 2 kinds .* none of these does so"),
-        ((1.0, 1.0), (0.5, 0.995), "2 of 2 kinds .* of these sort rotary does so"),
+        ((0.99, 0.98), (0.5, 1.0), "1 of 2 kinds of model gets .* none of these does so"),
+        ((1.0, 1.0), (0.5, 0.995), "2 of 2 kinds of model get .* of these sort rotary does so"),
+        ((1.0, 1.0), (1.0, 1.0), "of these sort learned and sort rotary do so"),
     ],
 )
 def test_the_verdict_on_toys(inside: tuple, one_more: tuple, said: str) -> None:
@@ -119,6 +120,27 @@ def test_the_verdict_on_toys(inside: tuple, one_more: tuple, said: str) -> None:
     metrics = {f"{'_'.join(arm)}_inside": value for arm, value in zip(arms, inside)}
     metrics |= {f"{'_'.join(arm)}_one_more": value for arm, value in zip(arms, one_more)}
     assert re.search(said, toy_tasks.verdict(metrics, arms))
+
+
+def test_single_toys_in_words() -> None:
+    metrics: dict[str, float] = {"seeds": 1, "steps": 1, "add_shortest": 1, "add_longest": 1}
+    metrics |= {"add_learned_inside": 1.0, "add_learned_inside_std": 0, "add_learned_one_more": 0}
+    assert toy_tasks.in_words(metrics, [("add", "learned")]) == (
+        "Inputs never trained on, whole answers right, models of 1 step: n = 1. Add: 100.0% "
+        "(learned) with the 1 digit of the training; 0.0% (learned) with 2. 1 of 1 kind of model "
+        "gets at least 99% right at the lengths of the training; none of these does so with one "
+        "digit more."
+    )
+
+
+def test_longer_inputs_are_counted() -> None:
+    """Also where fewer of one length could be held out than of another."""
+    shown = [["add", "learned", *rest] for rest in (("1+2", "03", "03."), ("10+20", "030", "999."),
+                                                    ("11+20", "031", "031."))]  # fmt: skip
+    tables = {"examples": Table(["task", "positions", "input", "output", "written"], shown)}
+    result = Result("", "add_longest", {"add_longest": 1}, tables=tables)
+    title = toy_tasks.draw_answers(result, ["add"]).get_suptitle()
+    assert title.startswith("Of 3 answers, 2 of them to") and "1 is wrong somewhere" in title
 
 
 # --- masked language model --------------------------------------------------------------------
@@ -210,6 +232,21 @@ def test_the_verdict_on_tables() -> None:
     assert "2 of 2 tables of the text that it sees, and than 1 of 1" in said(0.6, 0.5, 0.5, 0.58)
     assert "2 of 2 tables of the text that it sees, and than 0 of 1" in said(0.6, 0.5, 0.5, 0.59)
     assert "0 of 2 tables of the text that it sees, and than 0 of 1" in said(0.5, 0.5, 0.6, 0.7)
+
+
+def test_a_text_of_few_pieces_is_shown_once() -> None:
+    whole, letters = exercise(), CharacterTokenizer("abcde")
+    two = mlm.Exercise(whole.truth[:2], whole.shown[:2])
+    text = Text(letters, whole.truth[0], whole.truth[0], 20, "a")
+    shown = mlm.examples(text, two, dict.fromkeys(("model", "trigram"), two.truth))
+    assert [who for who, _ in shown] == ["text", "truth", "model", "trigram"] * 2
+
+
+def test_too_many_characters_for_tables_are_refused_before_training(tmp_path: Path) -> None:
+    path = tmp_path / "signs.txt"
+    path.write_text("".join(map(chr, range(0x4E00, 0x4E00 + 7000))), encoding="utf-8")
+    with pytest.raises(UserError, match="neighbours of 7000 tokens are too many"):
+        runner.compute(blanks(tmp_path, path, epochs=10**6))
 
 
 def test_byte_pairs_are_refused(tmp_path: Path, own: Path) -> None:

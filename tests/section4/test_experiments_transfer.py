@@ -213,3 +213,47 @@ def test_words_follow_the_numbers() -> None:
     )
     assert transfer_learning.listed(["5", "10", "50"]) == "5, 10 and 50"
     assert transfer_learning.listed(["5"]) == "5"
+
+
+def test_a_single_image_and_arms_that_are_level() -> None:
+    arrays = {
+        f"{arm}_test_accuracy": np.array([[0.5, mean], [0.5, mean + 0.01]])
+        for arm, mean in (("scratch", 0.2), ("frozen", 0.2), ("fine_tuned", 0.6))
+    }
+    assert transfer_learning.verdict(arrays, "frozen", [1]) == (
+        "Frozen features are within noise of training from scratch with 1 image of each class."
+    )
+    assert transfer_learning.verdict(arrays, "fine_tuned", [1, 2]) == (
+        "Fine-tuning is ahead of training from scratch with 2, "
+        "within noise of training from scratch with 1 image of each class."
+    )
+    assert transfer_learning.title(arrays, [1, 2]) == (
+        "Against training from scratch frozen features are as good with 1 image and as good with "
+        "2 images; fine-tuning is as good with 1 image and 40.0 points ahead with 2 images of each "
+        "class"
+    )
+
+
+def test_scratch_that_gets_worse_with_more_images_gets_as_far_with_fewer() -> None:
+    noise = np.array([[-0.01], [0.0], [0.01]])
+    shares = {"scratch": [0.3, 0.35, 0.2, 0.2, 0.4], "frozen": [0.1, 0.1, 0.3, 0.35, 0.1]}
+    arrays = {f"{arm}_test_accuracy": np.array(mean) + noise for arm, mean in shares.items()}
+    x = [5, 10, 20, 30, 50]
+    curves = {
+        arm: Curve.over_runs(x, 100 * np.array([mean]), "", "") for arm, mean in shares.items()
+    }
+    assert transfer_learning.saving(arrays, curves, "frozen") == (
+        " What frozen features reach with 20 and 30 takes no more than 5 and about 10 from scratch."
+    )
+
+
+def test_one_epoch_and_one_turn_that_is_guessed_right() -> None:
+    line = Curve([1], [50.0])
+    metrics = {"pretraining_chance": 0.25, "pretraining_accuracy": 0.5}
+    curves = {"loss": line, "training": line, "held-out": line}
+    arrays = {"turned": np.zeros((1, 4, 4, 4, 3)), "guessed_turns": np.array([[0, 0, 0, 0]])}
+    result = Result("", "pretraining_chance", metrics, curves, {}, arrays)
+    title = transfer_learning.draw_pretraining(result).get_suptitle()
+    assert "right after 1 epoch (chance: 25%" in title
+    title = transfer_learning.draw_turns(result).get_suptitle()
+    assert title.endswith("of these 4 turns 1 is guessed right")

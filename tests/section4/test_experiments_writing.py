@@ -20,7 +20,7 @@ from section4.transformers.torch_gpt import TorchGPT
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
-from utils.experiments.results import Result
+from utils.experiments.results import Result, Table
 
 SMALL: dict[str, Any] = {
     "layers": 1, "heads": 2, "width": 16, "context": 16, "batch_size": 4, "epochs": 2, "steps": 5,
@@ -128,6 +128,21 @@ def test_measures_of_weights_that_are_known() -> None:
     assert even["entropy"] == pytest.approx(2) and even["distance"] == pytest.approx(1.5)
 
 
+def test_heads_that_never_look_at_a_place_are_drawn() -> None:
+    keys = attention_maps.SHARES
+    metrics = {f"{key}_even": 0.1 for key in keys} | {f"{key}_most": 0.0 for key in keys}
+    metrics |= {"itself_most": 1.0, "previous_most": 0.5}
+    for key in attention_maps.OTHERS:
+        metrics |= {f"{key}_least": 0.0, f"{key}_most": 1.0}
+    arrays = {f"{key}_places": np.eye(4) for key in keys}
+    arrays |= {"means": np.ones((1, 1, 11)), "maps": np.eye(4)[None, None]}
+    arrays |= {"tokens": np.array(list("abcd"))}
+    result = Result("", "itself_most", metrics, arrays=arrays)
+    title = attention_maps.draw_examples(result).get_suptitle()
+    assert "framed: 1.1 (the token itself), 1.1 (the token before)" in title
+    assert attention_maps.draw_maps(result).get_suptitle().startswith("1 head on one text")
+
+
 def test_maps_are_those_of_the_model_without_dropout() -> None:
     tokens = np.random.default_rng(0).integers(5, size=(3, 8))
     maps, rounding = attention_maps.maps_of(tiny_gpt(dropout=0.5), tokens)
@@ -205,6 +220,15 @@ def test_every_token_is_judged_by_half_a_context_or_more(length: int) -> None:
 def test_settings_out_of_range(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         runner.compute(small_run("sampling", tmp_path, SMALL | {"epochs": 1} | FEW | changes))
+
+
+def test_texts_are_drawn_where_top_k_is_greedy_alone() -> None:
+    names = [sampling.REAL, sampling.GREEDY, "temperature 1", "top-p 0.9"]
+    rows = [[name, "prompt", "rest"] for name in names]
+    tables = {"texts": Table(["setting", "prompt", "continuation"], rows)}
+    metrics = {"repeated_greedy": 0.5, "repeated_real": 0.0}
+    figure = sampling.draw_texts(Result("", "repeated_greedy", metrics, tables=tables))
+    assert [axes.get_title(loc="left") for axes in figure.axes][:4] == names
 
 
 def test_the_real_text_is_most_like_itself(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import config
 from utils.errors import UserError
@@ -125,3 +126,8 @@ def duration(seconds: float) -> str:
     if seconds < 0.5:
         return "under 1 s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+
+
+def time_taken(info: dict[str, Any]) -> str:
+    """How long it took to come to a result, of which this is the `info`."""
+    return duration(info["seconds"]) + " since it was resumed" * info.get("resumed", False)

@@ -49,6 +49,7 @@ class Run:
     budget: Budget
     data_used: dict[str, dict[str, str]] = field(default_factory=dict)
     engine: str = ""  # the device and precision that section 4 settled on
+    resumed: bool = False  # it goes on with what was stopped, so its time is that of a part
 
     @property
     def threads(self) -> int | None:
@@ -101,8 +102,9 @@ class Run:
         identity = to_json(self.identity())
         stamps = [stamp for stamp in (unfinished, finished) if stamp.is_file()]
         known = any(stamp.read_bytes() == identity for stamp in stamps)
+        self.resumed = self.settings.resume and known
         if writes():
-            if not (self.settings.resume and known):
+            if not self.resumed:
                 for stamp in stamps:  # first: a folder half deleted is not to be gone on with
                     stamp.unlink()
                 shutil.rmtree(folder, ignore_errors=True)

@@ -176,6 +176,7 @@ def compute(run: Run) -> Result:
         "processes": machine.processes(),
         "engine": run.engine,
         "seconds": round(time.perf_counter() - start, 3),
+        "resumed": run.resumed,
         "peak_memory_mb": machine.peak_memory_mb(),
         "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": machine.versions(),

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from utils.errors import UserError
 from utils.experiments import registry, results
-from utils.experiments.registry import Experiment
+from utils.experiments.registry import Experiment, time_taken
 from utils.experiments.results import Result, Table
 
 ROWS = 30  # of a table; the others are in result.json
@@ -329,7 +329,7 @@ def provenance(experiment: Experiment, result: Result) -> str:
         else "",
         info.get("engine"),
         info["machine"].get("gpu") or info["machine"]["cpu"],
-        f"{info['seconds']:.1f} s, {info['finished'][:10]}",
+        f"{time_taken(info)}, {info['finished'][:10]}",
         f"code {commit[:8]}" + (" with changes" if info["code"]["dirty"] else ""),
     ]
     return " · ".join(filter(None, words)) + "."

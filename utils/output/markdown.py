@@ -9,8 +9,9 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.experiments import registry, results
-from utils.experiments.registry import Experiment
+from utils.experiments.registry import Experiment, time_taken
 from utils.experiments.results import Result, write_file
+from utils.output.latex import changed, data_of
 
 HEAD = """# What the experiments found
 
@@ -66,19 +67,14 @@ def listed(run: list[tuple[Experiment, Result]]) -> str:
             path = f"../section{number}/experiments/{experiment.name}.py"
             name = f"**[{experiment.label} {experiment.name}]({path})**"
             lines += ["", f"{name} *{escape(experiment.question)}*", "", escape(result.answer)]
-            lines += ["", f"*{escape(rests_on(experiment, result.info))}*"]
+            lines += ["", f"*{escape(rests_on(experiment, result))}*"]
     return "\n".join(lines) + "\n"
 
 
-def rests_on(experiment: Experiment, info: dict[str, Any]) -> str:
+def rests_on(experiment: Experiment, result: Result) -> str:
     """Time, data, and what of the budget was not as in config.py, as --set would have it."""
-    settings = info["settings"]
-    usual = experiment.settings(settings["mode"])
-    other = [
-        f"{key}={value}" for key, value in settings["budget"].items() if usual.get(key) != value
-    ]
-    data = ", ".join(used["description"] for used in info["data"].values())
-    return "; ".join([f"{registry.duration(info['seconds'])} on {data}", *other])
+    other = [f"{key}={value}" for key, value in changed(experiment, result).items()]
+    return "; ".join([f"{time_taken(result.info)} on {', '.join(data_of(result))}", *other])
 
 
 def escape(text: str) -> str:

@@ -23,7 +23,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 import config
-from utils.experiments.registry import SECTIONS, duration
+from utils.experiments.registry import SECTIONS, time_taken
 from utils.experiments.results import write_file
 from utils.output.plots import COLOURS
 
@@ -245,5 +245,5 @@ def templates() -> Environment:
         loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    environment.filters |= {"shown": shown, "words": words, "duration": duration}
+    environment.filters |= {"shown": shown, "words": words, "time_taken": time_taken}
     return environment

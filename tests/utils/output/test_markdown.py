@@ -35,6 +35,11 @@ def test_a_budget_that_is_not_that_of_config_is_stated(tmp_path: Path) -> None:
     assert "(official files); epochs=7*\n" in markdown.document([tmp_path])
 
 
+def test_the_time_of_a_run_that_was_resumed_is_said_to_be_that_of_its_end(tmp_path: Path) -> None:
+    save_xor(tmp_path, seconds=12.0, resumed=True)
+    assert "*12 s since it was resumed on MNIST (official files)*" in markdown.document([tmp_path])
+
+
 def test_results_of_one_run_stand_together(tmp_path: Path) -> None:
     save_xor(tmp_path / "a")
     save_result(tmp_path / "a" / "section3" / "mnist_cnn")
