@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import sharing
+from section1.experiments._training import counted, sharing
 from section1.functions import softmax
 from section1.layer import Layer
 from section1.training import Batch, predict
@@ -164,7 +164,7 @@ def draw_errors(result: Result, model: str) -> dict[str, Figure]:
     mistakes, axes = plots.grid(rows, columns, width=1.75 if wide else 1.3, height=1.75)
     plots.show_images(axes.ravel().tolist(), result.arrays["mistakes"], titles)
     mistakes.suptitle(
-        f"{model}: {len(titles)} of {wrong:,} error{'s' * (wrong > 1)}, the most confident first"
+        f"{model}: {len(titles)} of {counted(wrong, 'error')}, the most confident first"
         if titles
         else f"{model}: no error on {total:,} test images"
     )

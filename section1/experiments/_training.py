@@ -124,9 +124,14 @@ def mean_in_words(metrics: Mapping[str, float], key: str, form: str, n: int) -> 
     return f"{metrics[key]:{form}}{spread(metrics[f'{key}_std'], n, form)}"
 
 
-def counted(n: int, what: str) -> str:
-    """So many of them: "1 seed", "3 seeds"."""
-    return f"{n} {what}{'s' * (n > 1)}"
+def counted(count: float, one: str, many: str = "") -> str:
+    """So many of them: "1 seed", "2,000 seeds", and of what has another plural "3 boxes"."""
+    return f"{count:,.0f} {one if count == 1 else many or one + 's'}"
+
+
+def signed(number: float, digits: int = 1) -> str:
+    """A difference with its sign, and never "-0.0"."""
+    return f"{round(number, digits) + 0.0:+.{digits}f}"
 
 
 def sharing(values: Mapping[str, float], pick: Callable[[Iterable[float]], float]) -> list[str]:

@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std
+from section1.experiments._training import mean_std, signed
 from section1.experiments.initialization import IMAGES, spreads
 from section1.linear import Linear
 from section1.network import Sequential
@@ -178,7 +178,7 @@ def draw(result: Result) -> dict[str, Figure]:
         image = place.imshow(cells, cmap="PuOr", vmin=-SPAN, vmax=SPAN, aspect="auto")
         for row, column in np.ndindex(*cells.shape):
             colour = "white" if abs(cells[row, column]) > 0.6 * SPAN else "black"
-            text = f"{float(np.round(cells[row, column], 1)) + 0:+.1f}"  # + 0 makes 0 of -0
+            text = signed(float(cells[row, column]))
             place.text(column, row, text, ha="center", va="center", color=colour)
         for edge in range(len(INITS), len(labels), len(INITS)):
             place.axhline(edge - 0.5, color="black", lw=1)

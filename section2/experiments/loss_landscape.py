@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import mean_std, rise_and_fall, spread, train
+from section1.experiments._training import mean_std, rise_and_fall, signed, spread, train
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
@@ -143,8 +143,7 @@ def compute(run: Run) -> Result:
 
 def rise(metrics: dict[str, float], name: str, n: int) -> str:
     """With its sign: around weights that have learned little the loss may also fall."""
-    mean = round(metrics[f"{name}_rise"], 2) + 0  # + 0 makes 0 of -0
-    return f"{mean:+.2f}{spread(metrics[f'{name}_rise_std'], n)}"
+    return f"{signed(metrics[f'{name}_rise'], 2)}{spread(metrics[f'{name}_rise_std'], n)}"
 
 
 def draw(result: Result) -> dict[str, Figure]:

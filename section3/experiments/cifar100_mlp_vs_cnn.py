@@ -24,6 +24,7 @@ from section1.experiments._training import (
     of_runs,
     one_for_each,
     rise_and_fall,
+    signed,
     spread,
     train,
 )
@@ -179,11 +180,6 @@ def effect(arrays: dict[str, np.ndarray], arm: str) -> str:
     if not round(change, 1):
         return f"changes the {ARMS[arm]} by less than 0.1 points"
     return f"{'gives' if change > 0 else 'costs'} the {ARMS[arm]} {abs(change):.1f} points"
-
-
-def signed(points: float) -> str:
-    """With one digit after the point, and no minus before zero."""
-    return f"{round(points, 1) + 0.0:+.1f}"
 
 
 def alone(n: int) -> str:

@@ -77,7 +77,7 @@ def compute(run: Run) -> Result:
     answer = (
         "; ".join(
             f"{name}, with {convolutions} convolution{'s' if convolutions > 1 else ''}, gets "
-            f"{test:.1%} of the test images right after {count} epoch{'s' * (count > 1)} "
+            f"{test:.1%} of the test images right after {counted(count, 'epoch')} "
             f"of {pace:.1f} s"
             for name, convolutions, _, count, pace, _, test in rows
         )

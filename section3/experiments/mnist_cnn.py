@@ -14,7 +14,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1 import checkpoint
-from section1.experiments._images import account_of_errors, draw_errors, hardest_and_easiest
+from section1.experiments._images import (
+    account_of_errors,
+    draw_errors,
+    frequent_errors,
+    hardest_and_easiest,
+)
 from section1.experiments._training import counted, mean_std
 from section1.network import Sequential
 from section2.optimizers import AdamW
@@ -87,7 +92,7 @@ def compute(run: Run) -> Result:
     }  # fmt: skip
     tables, arrays = account_of_errors(runs[0].model, as_rows(data), run)
     words = hardest_and_easiest(tables["classes"].rows, ".1%")
-    pairs = [f"{true} taken for {other} ({n})" for true, other, n in tables["confused"].rows[:3]]
+    pairs = tables["confused"].rows
     tests, wrong = len(data.test[0]), round((1 - runs[0].test_metric) * len(data.test[0]))
     several = budget.seeds > 1
     spread, which = (f" ± {100 * std:.2f} points", "the first run") if several else ("", "it")
@@ -96,7 +101,7 @@ def compute(run: Run) -> Result:
         f"{tests:,} test images are right (n = {budget.seeds}); {which} gets {wrong} wrong. "
         f"It has {count_parameters(models[0]):,} parameters, and its training took {seconds:.0f} "
         f"s. {words[0].upper() + words[1:]}; "
-        + (f"most frequent errors: {', '.join(pairs)}." if pairs else "there is no error.")
+        + (f"most frequent errors: {frequent_errors(pairs)}." if pairs else "there is no error.")
     )
     metrics = {
         "test_accuracy": mean,

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from section1.experiments._training import counted
 from section4.detection.errors import KINDS, breakdown, judge, missed
 from section4.detection.metrics import RECALLS, Detections, Truth, precision_recall
 from section4.engine import count_parameters
@@ -88,7 +89,7 @@ def account(run: Run, learned: Learned, measured: Measured, data: Pictures) -> R
 
 
 def of_test(data: Pictures) -> str:
-    return f"{len(data.test):,} test picture{'s' * (len(data.test) > 1)}"
+    return counted(len(data.test), "test picture")
 
 
 def what_is_lost(errors: dict[str, float]) -> str:
@@ -212,7 +213,7 @@ def draw_pictures(result: Result, name: str) -> Figure:
     figure.suptitle(
         f"{name}, detections with a score of {result.metrics['sure_enough']:.2f} or more: "
         + ("above, the best; " if above else "above, test pictures with no error; ")
-        + f"below, the worst ({below} error{'s' * (below != 1)}). "
+        + f"below, the worst ({counted(below, 'error')}). "
         "Solid: right; dashed: wrong; dotted: missed"
     )
     return figure

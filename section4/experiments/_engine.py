@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from section1.experiments._training import counted
 from section4 import distributed, engine
 from section4.engine import Batch, Objective, Setting, cross_entropy
 from utils.errors import UserError
@@ -84,7 +85,7 @@ def choose(
     torch.set_num_threads(threads)
     run.engine = str(setting)
     if device.type == "cpu":
-        run.engine += f", {threads} thread{'s' * (threads > 1)}"
+        run.engine += f", {counted(threads, 'thread')}"
     return setting
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_in_words, of_runs
+from section1.experiments._training import counted, mean_in_words, of_runs
 from section3.experiments._cnns import tied
 from section4.experiments._gan_training import VARIANTS
 from utils.experiments.results import Result
@@ -44,7 +44,7 @@ def finding(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     runs = arrays[f"{best}_distances"]
     words = (
         f"Of the convolutional GANs {VARIANTS[best].label} comes closest to real digits after "
-        f"{metrics['steps']:,} step{'s' * (metrics['steps'] > 1)} of either network: Fréchet "
+        f"{counted(metrics['steps'], 'step')} of either network: Fréchet "
         f"distance {mean_in_words(metrics, f'{best}_frechet_distance', '.1f', len(runs))}"
     )
     equal = [

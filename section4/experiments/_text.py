@@ -301,11 +301,6 @@ def newest_model(results: Path) -> Path:
 # --- writing, and drawing ---------------------------------------------------------------------
 
 
-def in_steps(count: float) -> str:
-    """A length of training: "1 step", "2,000 steps"."""
-    return f"{count:,.0f} step{'s' * (count != 1)}"
-
-
 def times(number: float) -> str:
     """How many times, to two digits where it is few: "0.10 times", "1.0 times", "1,138 times"."""
     return f"{number:#.2g} times" if number < 9.95 else f"{number:,.0f} times"

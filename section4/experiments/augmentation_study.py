@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std
+from section1.experiments._training import counted, mean_std, signed
 from section2.experiments._optimizers import listed
 from section3.experiments._cnns import ALONE, tied
 from section4 import distributed
@@ -164,16 +164,12 @@ def gains(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return gain, quantile * np.sqrt(2 * variance / n)
 
 
-def points(difference: float) -> str:
-    return f"{round(100 * difference, 1) + 0.0:+.1f}"  # never -0.0
-
-
 def verdict(names: Sequence[str], gain: np.ndarray, margin: float) -> str:
     """Which of the arms raise the accuracy, and which lower it, by more than the margin."""
     if np.isinf(margin):
         return ALONE
     order = np.argsort(-gain, kind="stable")
-    named = [f"{names[k]} ({points(gain[k])})" for k in order]
+    named = [f"{names[k]} ({signed(100 * gain[k])})" for k in order]
     up = [name for name, k in zip(named, order) if gain[k] > margin]
     down = [name for name, k in zip(named, order) if gain[k] < -margin]
     if not up and not down:
@@ -188,7 +184,8 @@ def verdict(names: Sequence[str], gain: np.ndarray, margin: float) -> str:
 def by_size(sizes: Sequence[int], test: np.ndarray) -> tuple[list[str], str]:
     """The gain of the mean arm from each number of images, and from which it is larger."""
     each = test[:, 1:].mean(axis=1) - test[:, 0]  # (sizes, n)
-    said = [f"{points(mean)} points from {size:,}" for size, mean in zip(sizes, each.mean(axis=1))]
+    means = 100 * each.mean(axis=1)
+    said = [f"{signed(mean)} points from {size:,}" for size, mean in zip(sizes, means)]
     if len(sizes) < 2:
         return said, "one set alone"
     if each.shape[1] < 2:
@@ -223,7 +220,7 @@ def words(
             f"Training was short: even without augmentation fewer than {LEARNT:.0%} of the "
             f"{listed(new)} training images are right at its end."
         )
-    return " ".join(sentences) + f" ({steps} step{'s' * (steps > 1)} each, n = {test.shape[2]})"
+    return " ".join(sentences) + f" ({counted(steps, 'step')} each, n = {test.shape[2]})"
 
 
 # --- pictures -------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_in_words, mean_std, of_runs, one_for_each
+from section1.experiments._training import counted, mean_in_words, mean_std, of_runs, one_for_each
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
@@ -112,7 +112,7 @@ def compute(run: Run) -> Result:
     }
     steps = len(trained["mlp"][0].history.step_loss)
     answer = (
-        f"After {epochs} epoch{'s' * (epochs > 1)} ({steps:,} step{'s' * (steps > 1)}) "
+        f"After {counted(epochs, 'epoch')} ({counted(steps, 'step')}) "
         f"{verdict(arrays)}: "
         + "; ".join(
             f"{LABELS[name]} ({metrics[f'{name}_parameters']:,} parameters) gets "
@@ -166,7 +166,5 @@ def draw(result: Result) -> dict[str, Figure]:
     )  # fmt: skip
     axes[0, 2].grid(False, axis="x")
     epochs = len(result.curves["mlp"].x)
-    figure.suptitle(
-        f"On test images, after {epochs} epoch{'s' * (epochs > 1)}, {verdict(result.arrays)}"
-    )
+    figure.suptitle(f"On test images, after {counted(epochs, 'epoch')}, {verdict(result.arrays)}")
     return {"accuracy": figure}

@@ -16,7 +16,7 @@ import torch
 from matplotlib.figure import Figure
 
 from section1.experiments._images import confusion, most_confused
-from section1.experiments._training import counted
+from section1.experiments._training import counted, sharing
 from section2.experiments._optimizers import listed
 from section4.experiments._engine import QUICK
 from section4.experiments._gan_training import (
@@ -77,7 +77,7 @@ def compute(run: Run) -> Result:
         )
     }  # fmt: skip
     answer = (
-        f"After {metrics['steps']:,} step{'s' * (metrics['steps'] > 1)} {metrics['as_asked']:.1%} "
+        f"After {counted(metrics['steps'], 'step')} {metrics['as_asked']:.1%} "
         f"of {n:,} samples are the digit that was asked for, by a judge that is right about "
         f"{judge.accuracy:.1%} of real test images; {least_often(digits.classes, right)}. The "
         f"Fréchet distance from test images is {metrics['frechet_distance']:.1f} (n = 1)."
@@ -88,7 +88,7 @@ def compute(run: Run) -> Result:
 
 def least_often(classes: Sequence[str], right: np.ndarray) -> str:
     """Which classes have the least share (K,) of samples that are what was asked for."""
-    least = [name for name, share in zip(classes, right) if share == right.min()]
+    least = sharing(dict(zip(classes, right.tolist())), min)
     if len(least) == len(classes):
         return "no digit less often than another"
     return f"the {listed(least)} least often ({right.min():.1%})"

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted, mean_std, signed, spread
 from section1.parallel import available_threads
 from section4 import checkpoint
 from section4.engine import find_device
@@ -72,9 +73,7 @@ def reason(said: str) -> str:
 
 def name_of(processes: int, threads: int) -> str:
     each = " each" * (processes > 1)
-    return (
-        f"{processes} process{'es' * (processes > 1)}, {threads} thread{'s' * (threads > 1)}{each}"
-    )
+    return f"{counted(processes, 'process', 'processes')}, {counted(threads, 'thread')}{each}"
 
 
 def on_gpus(wanted: str, processes: int) -> bool:
@@ -146,14 +145,14 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
                "upper quartile", "images/s if ideal", "test accuracy (%)",
                "weights off by, without batch norm", "weights off by, with batch norm"]  # fmt: skip
     one, most = list(found).index((1, cores)), rows[-1]
-    apart = accuracy[-1] - accuracy[one]
-    spread = f" ± {apart.std(ddof=1):.1f}" if len(apart) > 1 else ""
+    apart, std = mean_std(accuracy[-1] - accuracy[one])
+    n = accuracy.shape[1]
     metrics = {
         "times_as_fast": most[3] / middle[one],
         "times_as_fast_as_one_thread": most[3] / middle[0],
         "of_the_ideal": most[3] / most[6],
         "images_per_second": most[3],
-        "accuracy_difference": float(apart.mean()),
+        "accuracy_difference": apart,
         "weights_off_without_batchnorm": most[8],
         "weights_off_with_batchnorm": most[9],
     }
@@ -170,8 +169,8 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
         f". One step from the same weights ends in the same place but for {most[8]:.0e} of its "
         f"longest move without batch norm, and {most[9]:.0e} with it, where each process takes "
         f"means over its own rows. After training, {most[7]:.1f}% of the test images are right, "
-        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart.mean())}"
-        f"{spread} percentage points (n = {len(apart)})."
+        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart)}"
+        f"{spread(std, n, '.1f')} percentage points (n = {n})."
     )
     arrays = {"accuracy": accuracy, "images_per_second": speed}
     return Result(
@@ -182,10 +181,6 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
 def medians(speed: np.ndarray) -> str:
     epochs = speed.shape[1]
     return f"medians of {epochs} epochs" if epochs > 1 else "one epoch"
-
-
-def signed(points: float) -> str:
-    return f"{round(points, 1) + 0.0:+.1f}"  # never -0.0
 
 
 def differences(arm: dict, alone: dict) -> list[float]:

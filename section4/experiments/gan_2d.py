@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.animation import Animation
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_in_words, mean_std
+from section1.experiments._training import counted, mean_in_words, mean_std
 from section4.experiments._engine import QUICK
 from section4.experiments._points import GENERATORS, VARIANTS, find_mixture, play_all
 from section4.experiments._points_drawn import (
@@ -61,7 +61,7 @@ def compute(run: Run) -> Result:
     steps = runs[0].steps[-1]
     slower = metrics["wgan_gp_training_seconds"] / metrics["standard_training_seconds"]
     answer = (
-        f"After {steps:,} step{'s' * (steps > 1)} of the generator, of {modes} modes and all "
+        f"After {counted(steps, 'step')} of the generator, of {modes} modes and all "
         "samples: "
         f"{ends_in_words(metrics, '', n)}, by the mean of the generator's weights. "
         f"By the generator itself: {ends_in_words(metrics, 'raw_', n)} (n = {n}). "

@@ -19,13 +19,12 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from section1.experiments._training import smoothed
+from section1.experiments._training import counted, smoothed
 from section4.engine import count_parameters
 from section4.experiments._kept import Kept
 from section4.experiments._text import (
     Text,
     for_device,
-    in_steps,
     load_text,
     show_texts,
     times,
@@ -98,7 +97,7 @@ def compute(run: Run) -> Result:
     shape, history = trained.model.config, trained.history
     texts = {step: sample for step, sample in samples.texts.items() if step != trained.steps}
     texts[trained.steps] = samples.written_by(trained.model)  # the last one
-    shown = {f"after {in_steps(step)}": sample for step, sample in texts.items()}
+    shown = {f"after {counted(step, 'step')}": sample for step, sample in texts.items()}
     shown["validation text"] = text.tokenizer.decode(text.validation[: budget.written])
     known = set(words(text.tokenizer.decode(text.train)))
     rows: list[list[Any]] = [
@@ -143,9 +142,9 @@ def compute(run: Run) -> Result:
 
 def in_words(metrics: dict[str, float], layers: int) -> str:
     answer = (
-        f"A GPT of {layers} layer{'s' * (layers > 1)} ({metrics['parameters']:,} parameters) has "
+        f"A GPT of {counted(layers, 'layer')} ({metrics['parameters']:,} parameters) has "
         f"a validation loss of {metrics['validation_loss']:.3f} nats a token after "
-        f"{in_steps(metrics['best_step'])}: perplexity {metrics['perplexity']:,.2f} of "
+        f"{counted(metrics['best_step'], 'step')}: perplexity {metrics['perplexity']:,.2f} of "
         f"{metrics['vocabulary']} tokens, {metrics['bits_per_character']:.2f} bits a character "
         f"(n = 1). A table of pairs of tokens gets {metrics['pairs_loss']:.3f}. Of the words that "
         f"it writes, three letters or more, {metrics['known_words']:.0%} stand in the training "
@@ -158,8 +157,8 @@ def in_words(metrics: dict[str, float], layers: int) -> str:
             f"rises to {metrics['last_validation_loss']:.3f}."
         )
     answer += (
-        f" The whole training, {in_steps(metrics['steps'])}, took {metrics['seconds']:.0f} s and "
-        f"shows it the text {times(metrics['passes'])}"
+        f" The whole training, {counted(metrics['steps'], 'step')}, took "
+        f"{metrics['seconds']:.0f} s and shows it the text {times(metrics['passes'])}"
     )
     if metrics["tokens"] < PUBLISHED_TOKENS:
         share = PUBLISHED_TOKENS / metrics["tokens"]
@@ -180,7 +179,7 @@ def draw(result: Result) -> dict[str, Figure]:
         place.legend(title="n = 1", title_fontsize="small")
     learning.suptitle(
         f"Validation loss {metrics['validation_loss']:.3f} nats a token after "
-        f"{in_steps(metrics['best_step'])}: perplexity {metrics['perplexity']:,.2f}, "
+        f"{counted(metrics['best_step'], 'step')}: perplexity {metrics['perplexity']:,.2f}, "
         f"{metrics['bits_per_character']:.2f} bits a character"
     )
     rows = result.tables["samples"].rows

@@ -39,7 +39,6 @@ from section4.experiments._text import (
     adamw,
     config_of,
     for_device,
-    in_steps,
     load_text,
     placed,
     times,
@@ -218,9 +217,9 @@ def in_words(metrics: dict[str, float], rows: list[list[Any]]) -> str:
     clean = {name: share for name, share, *_ in rows if CLEAN in name}
     more = [f"{name.removesuffix(CLEAN)} {share:.1%}" for name, share in clean.items()]
     answer = (
-        f"Of {metrics['blanks']:,} blank{'s' * (metrics['blanks'] > 1)} in the validation text a "
+        f"Of {counted(metrics['blanks'], 'blank')} in the validation text a "
         f"Transformer that reads both ways ({metrics['parameters']:,} parameters, "
-        f"{in_steps(metrics['steps'])}, n = 1) fills {rows[0][1]:.1%} ± {rows[0][2]:.1%} in "
+        f"{counted(metrics['steps'], 'step')}, n = 1) fills {rows[0][1]:.1%} ± {rows[0][2]:.1%} in "
         f"right (95% interval). Tables of the same text with blanks: {listed(told)}; of the text "
         f"without, more than the model has: {listed(more)}. {verdict(rows)}."
     )
@@ -270,8 +269,9 @@ def draw_learning(result: Result, rows: list[list[Any]]) -> Figure:
     axes[0, 1].set_ylim(0)
     axes[0, 1].legend()
     figure.suptitle(
-        f"After {in_steps(result.metrics['steps'])} the model fills in {rows[0][1]:.1%} of the "
-        f"blanks, a trigram of the text without blanks {dict_of(rows)['trigram, no blanks']:.1%}"
+        f"After {counted(result.metrics['steps'], 'step')} the model fills in "
+        f"{rows[0][1]:.1%} of the blanks, a trigram of the text without blanks "
+        f"{dict_of(rows)['trigram, no blanks']:.1%}"
     )
     return figure
 
@@ -328,7 +328,7 @@ def draw_blanks(pieces: dict[str, list[str]]) -> Figure:
     figure, axes = plots.grid(width=WIDE, height=0.3 + 0.19 * len(lines))
     write_letters(axes[0, 0], lines)
     figure.suptitle(
-        f"Of {count} blank{'s' * (count != 1)} in {counted(len(pieces['text']), 'piece')} of "
+        f"Of {counted(count, 'blank')} in {counted(len(pieces['text']), 'piece')} of "
         f"validation text the model fills in {right['model']} right, the trigram "
         f"{right['trigram']} (wrong ones are underlined)"
     )

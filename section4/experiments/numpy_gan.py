@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted
 from section4.experiments._engine import QUICK
 from section4.experiments._gan_against_torch import gradient_error, step_seconds
 from section4.experiments._gans import find_judge, load_digits, scaled
@@ -142,7 +143,7 @@ def draw_digits(result: Result) -> Figure:
     axes[0, 0].set(xticks=[], ylabel="step", xlabel="each column is of the same noise")
     axes[0, 0].grid(False)
     figure.suptitle(
-        f"{steps[-1]:,} step{'s' * (steps[-1] > 1)} in NumPy: of the 10 digits "
+        f"{counted(steps[-1], 'step')} in NumPy: of the 10 digits "
         f"{frequent(result.metrics)} (n = 1)"
     )
     return figure

@@ -39,7 +39,6 @@ from section4.experiments._text import (
     Text,
     adamw,
     config_of,
-    in_steps,
     load_text,
     show_texts,
     write,
@@ -187,7 +186,7 @@ def compute(run: Run) -> Result:
 
 def in_threads(counts: set[int]) -> str:
     few, most = min(counts), max(counts)
-    return f"{few} to {most} threads" if few < most else f"{few} thread{'s' * (few > 1)}"
+    return f"{few} to {most} threads" if few < most else counted(few, "thread")
 
 
 def account(run: Run, text: Text, shape: GPTConfig, pairs: list[Pair]) -> Result:
@@ -239,7 +238,7 @@ def account(run: Run, text: Text, shape: GPTConfig, pairs: list[Pair]) -> Result
         "published": Table(["who", "what they state for tiny Shakespeare", "source"], [PUBLISHED]),
     }
     answer = (
-        f"After {in_steps(steps)} of {counted(budget.batch_size, 'piece')} of "
+        f"After {counted(steps, 'step')} of {counted(budget.batch_size, 'piece')} of "
         f"{counted(shape.context, 'token')} the validation loss is "
         f"{loss_of(metrics, 'numpy')} in NumPy and {loss_of(metrics, 'pytorch')} in PyTorch, from "
         f"the same weights on the same batches (n = {budget.seeds}; "
@@ -298,7 +297,7 @@ def draw(result: Result) -> dict[str, Figure]:
     cut = len(sample) // 2
     text = show_texts({f"written by {who}": sample[:cut], "": sample[cut:]}, columns=2)
     text.suptitle(
-        f"What the GPT in NumPy writes after {in_steps(metrics['steps'])}, at "
+        f"What the GPT in NumPy writes after {counted(metrics['steps'], 'step')}, at "
         f"{metrics['numpy_bits_per_character']:.2f} bits a character"
     )
     return {"learning": learning, "text": text}

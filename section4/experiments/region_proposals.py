@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted
 from section4.detection.detector import detect
 from section4.detection.faster_rcnn import RATIOS, FasterRCNN
 from section4.detection.metrics import THRESHOLDS, Truth, iou
@@ -77,7 +78,7 @@ def compute(run: Run) -> Result:
     place = next((n for n in counts if n >= 10), counts[-1])
     things = sum(len(truth.boxes) for truth in true)
     answer = (
-        f"Of {things:,} true box{'es' * (things != 1)} in {of_test(data)} are proposed by "
+        f"Of {counted(things, 'true box', 'true boxes')} in {of_test(data)} are proposed by "
         + "; ".join(in_words(name, curves[f"{arm}, IoU 0.5"]) for arm, name in ARMS.items())
         + f" (n = 1). There are {len(windows):,} windows in a picture."
     )

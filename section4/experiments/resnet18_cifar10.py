@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from section1.experiments._images import draw_errors, hardest_and_easiest
-from section1.experiments._training import one_for_each
+from section1.experiments._training import counted, one_for_each
 from section2.schedules import Schedule, multi_step
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
@@ -124,7 +124,7 @@ def compute(run: Run) -> Result:
     parameters = count_parameters(new_model())
     answer = f"ResNet-18 ({parameters:,} parameters): " + "; ".join(
         f"{name} gets {test:.1%} of the test images right, {twice:.1%} when it sees them in a "
-        f"mirror as well, after {count} epoch{'s' * (count > 1)} in {length(seconds)}"
+        f"mirror as well, after {counted(count, 'epoch')} in {length(seconds)}"
         + (f", {GOAL:.0%} of the validation images after {goal:.0f} s" if goal > 0 else "")
         for name, count, seconds, goal, _, test, twice, _ in rows
     )
@@ -146,7 +146,7 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 0].legend(loc="lower right")
     best = max(rows, key=lambda row: row[4])  # on validation data: the test set chooses nothing
     curves.suptitle(
-        f"ResNet-18 gets {best[5]:.1%} of the test images right after {best[1]} "
-        f"epoch{'s' * (best[1] > 1)} ({length(best[2])})"
+        f"ResNet-18 gets {best[5]:.1%} of the test images right after "
+        f"{counted(best[1], 'epoch')} ({length(best[2])})"
     )
     return {"curves": curves, **draw_errors(result, "ResNet-18")}

@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import mean_std, of_runs
+from section1.experiments._training import counted, mean_std, of_runs
 from section2.experiments.gradient_flow import times
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import PLAIN, cross_entropy, gradient_norm
@@ -51,7 +51,7 @@ ARMS = {"plain": "without skips", "residual": "with skips"}
 DISTANCES = [1e-4, 1e-3, 1e-2, 1e-1, 1.0]  # between images, in standard deviations of a pixel
 NEAR = 1  # the number of the distance that words are about
 PUBLISHED_STEPS = 64_000  # of the paper
-LEAST = float(np.finfo(np.float32).tiny)  # has a logarithm; behind dead layers a gradient is 0
+LEAST = float(np.finfo(np.float32).tiny)  # what stands for a gradient of 0 in a logarithm
 LOOKS = 60  # at the early layers while they learn, about
 
 
@@ -194,7 +194,7 @@ def compute(run: Run) -> Result:
     steps = len(histories[0].step_loss)
     answer = (
         f"{of_losses(metrics, arrays)} (n = {budget.seeds}). {of_gradients(metrics)}. "
-        f"{of_learning(metrics)}. {steps:,} step{'s' * (steps > 1)} with images of {data.side} "
+        f"{of_learning(metrics)}. {counted(steps, 'step')} with images of {data.side} "
         "pixels"
         + f": a short training, the paper's has {PUBLISHED_STEPS:,}" * (steps < PUBLISHED_STEPS)
         + "."
@@ -209,8 +209,8 @@ def seen(runs: list[Learned]) -> dict[str, Curve]:
     right = [100 * np.array(history.val_metric) for history in histories]
     turns = [np.log10(one.turns) for one in runs]
     steps = list(runs[0].early)
-    norms = [np.log10([max(g, LEAST) for g, _ in one.early.values()]) for one in runs]
-    during = [np.log10([max(g / w, LEAST) for g, w in one.early.values()]) for one in runs]
+    norms = [decades([g for g, _ in one.early.values()]) for one in runs]
+    during = [decades([g / w for g, w in one.early.values()]) for one in runs]
     growth = [[w / one.early[0][1] for _, w in one.early.values()] for one in runs]
     ratio, over = "log10 of |dL/dW| / |W|", Curve.over_runs
     return {
@@ -227,12 +227,17 @@ def seen(runs: list[Learned]) -> dict[str, Curve]:
     }  # fmt: skip
 
 
+def decades(gradients: Any) -> np.ndarray:
+    """log10 of lengths of gradients, of which those behind a dead layer are 0."""
+    return np.log10(np.maximum(gradients, LEAST))
+
+
 def at_the_end(one: Learned) -> tuple[float, float]:
     """(|W| against the start, log10 of |dL/dW| / |W|) of the early layers, medians of the last
     tenth of the looks."""
     lasting = list(one.early.values())[-max(1, len(one.early) // 10) :]
     gradients, weights = np.median(lasting, axis=0)
-    return weights / one.early[0][1], math.log10(max(gradients / weights, LEAST))
+    return weights / one.early[0][1], float(decades(gradients / weights))
 
 
 def ends(

@@ -28,7 +28,7 @@ from section3.experiments._learning import up_and_down
 from section4.engine import IGNORED, Batch, Setting, cross_entropy
 from section4.experiments._engine import choose, seeded
 from section4.experiments._letters import GIVEN, RIGHT, WRONG, write_letters
-from section4.experiments._text import LONGEST_GRADIENT, adamw, in_steps, placed
+from section4.experiments._text import LONGEST_GRADIENT, adamw, placed
 from section4.training import History, evaluation, fit
 from section4.transformers.generate import generate
 from section4.transformers.gpt import POSITIONS, GPTConfig
@@ -237,8 +237,8 @@ def share(metrics: dict[str, float], task: str, place: str, kind: str) -> str:
 
 def in_words(metrics: dict[str, float], chosen: Sequence[Arm]) -> str:
     sentences = [
-        f"Inputs never trained on, whole answers right, models of {in_steps(metrics['steps'])}: "
-        f"{of_runs(int(metrics['seeds']))}."
+        f"Inputs never trained on, whole answers right, models of "
+        f"{counted(metrics['steps'], 'step')}: {of_runs(int(metrics['seeds']))}."
     ]
     for task in dict.fromkeys(task for task, _ in chosen):
         places = [place for name, place in chosen if name == task]
@@ -298,8 +298,8 @@ def draw(result: Result) -> dict[str, Figure]:
     inside = listed([f"{spoken(task)} {top:.1%}" for task, top in zip(tasks, tops)])
     figures["lengths"].suptitle(f"{verdict(metrics, chosen)} Longer inputs are shaded")
     figures["learning"].suptitle(
-        f"Whole answers right after {in_steps(metrics['steps'])}, inputs never trained on, with "
-        f"the best positions: {inside}"
+        f"Whole answers right after {counted(metrics['steps'], 'step')}, inputs never "
+        f"trained on, with the best positions: {inside}"
     )
     return figures | {"answers": draw_answers(result, tasks)}
 

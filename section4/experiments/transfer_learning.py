@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section1.experiments._training import mean_std, of_runs
+from section1.experiments._training import counted, mean_std, of_runs
 from section2.experiments._optimizers import listed
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import count_parameters
@@ -164,7 +164,7 @@ def answer(run: Run, source: Pretrained, curves: dict[str, Curve], arrays: Array
     if history is not None:
         count = len(history.step_loss)
         text += (
-            f" ({count} step{'s' * (count > 1)} in {history.seconds[-1]:.0f} s, once for all "
+            f" ({counted(count, 'step')} in {history.seconds[-1]:.0f} s, once for all "
             f"seeds; {history.val_metric[-1]:.0%} of its answers on held-out images are right, by "
             f"chance {1 / source.answers:.0%})"
         )
@@ -301,7 +301,7 @@ def draw_pretraining(result: Result) -> Figure:
     axes[0, 1].legend()
     figure.suptitle(
         f"The pretraining gets {result.metrics['pretraining_accuracy']:.1%} of its answers on "
-        f"held-out images right after {epochs} epoch{'s' * (epochs > 1)} (chance: {chance:.0%}; "
+        f"held-out images right after {counted(epochs, 'epoch')} (chance: {chance:.0%}; "
         "n = 1)"
     )
     return figure

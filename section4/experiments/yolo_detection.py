@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from section1.experiments._training import counted
 from section4.detection.yolo import YOLO
 from section4.experiments._detected import (
     class_names,
@@ -59,7 +60,7 @@ def draw_look(result: Result) -> Figure:
     rows = result.arrays["boxes"][0]
     show_boxes(axes[0, 2], image, rows, class_names(result))
     left = int(((rows[:, 6] >= 0) & (rows[:, 5] > 0)).sum())
-    axes[0, 2].set_title(f"{left} box{'es' * (left != 1)} left")
+    axes[0, 2].set_title(f"{counted(left, 'box', 'boxes')} left")
     for place in axes.flat:
         place.axis("off")
     figure.suptitle(

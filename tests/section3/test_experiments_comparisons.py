@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from section1.experiments._training import of_runs, spread
+from section1.experiments._training import of_runs, signed, spread
 from section1.network import Sequential
 from section2.experiments.batchnorm_study import ARMS as NORMS
 from section3.experiments import batchnorm_cnn, cifar100_mlp_vs_cnn, pooling_comparison
@@ -173,7 +173,7 @@ def test_single_runs_tell_nothing() -> None:
     assert cifar100_mlp_vs_cnn.compared(arrays, "straight") == words
     words = "changes the CNN by less than 0.1 points"
     assert cifar100_mlp_vs_cnn.effect(arrays, "cnn") == words
-    assert [cifar100_mlp_vs_cnn.signed(x) for x in (-0.01, -3, 2.25)] == ["+0.0", "-3.0", "+2.2"]
+    assert [signed(x) for x in (-0.01, -3, 2.25)] == ["+0.0", "-3.0", "+2.2"]
     assert cifar100_mlp_vs_cnn.alone(1) == f"; {ALONE}" and not cifar100_mlp_vs_cnn.alone(2)
     metrics = {"cnn_test": 0.5, "cnn_test_std": 0.0}
     assert cifar100_mlp_vs_cnn.percent(metrics, "cnn", 1) == "50.0%"

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from section1.experiments._training import smoothed
+from section1.experiments._training import counted, smoothed
 from section4 import checkpoint
 from section4.engine import PLAIN, cross_entropy
 from section4.experiments import _text, gpt, numpy_gpt
@@ -288,7 +288,11 @@ def test_a_perplexity_beyond_all_numbers() -> None:
 
 
 def test_lengths_of_training_and_times_in_words() -> None:
-    assert [_text.in_steps(count) for count in (0, 1, 2000)] == ["0 steps", "1 step", "2,000 steps"]
+    assert [counted(count, "step") for count in (0, 1, 2000)] == [
+        "0 steps",
+        "1 step",
+        "2,000 steps",
+    ]
     found = [_text.times(number) for number in (0.0005, 0.1, 1.02, 9.94, 9.96, 1138.0)]
     assert [words.removesuffix(" times") for words in found] == [
         "0.00050", "0.10", "1.0", "9.9", "10", "1,138",

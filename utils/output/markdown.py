@@ -27,11 +27,10 @@ def document(folders: list[Path]) -> str:
     Raises UserError where there are none, and for one that cannot be read.
     """
     found = [
-        (experiment, results.load(folder))
+        (experiment, results.load(path.parent))
         for parent in folders
         for experiment in registry.all_experiments()
-        if (folder := parent / f"section{experiment.section}" / experiment.name).is_dir()
-        and (folder / "result.json").exists()
+        for path in parent.glob(f"section{experiment.section}/{experiment.name}/result.json")
     ]
     if not found:
         raise UserError(f"there is no result in {', '.join(map(str, folders))}")
