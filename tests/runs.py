@@ -37,6 +37,8 @@ def assert_same_result(first: Result, second: Result) -> None:
                 np.testing.assert_array_equal(one[name], other[name])
             elif kind == "tables":
                 assert _without_times(one[name]) == _without_times(other[name]), name
+            elif kind == "metrics":
+                np.testing.assert_equal(one[name], other[name], name)  # NaN is NaN here
             else:
                 assert one[name] == other[name], name
 

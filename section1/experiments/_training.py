@@ -109,9 +109,9 @@ def smoothed(series: np.ndarray, points: int = 100) -> tuple[list[float], np.nda
 
 
 def mean_std(values: Iterable[float]) -> tuple[float, float]:
-    """Mean and sample standard deviation (0 for a single value)."""
+    """Mean and sample standard deviation: NaN for a single value, which has none."""
     numbers = np.asarray(list(values), float)
-    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else 0.0
+    return float(numbers.mean()), float(numbers.std(ddof=1)) if len(numbers) > 1 else math.nan
 
 
 def spread(std: float, n: int, form: str = ".2f") -> str:

@@ -140,7 +140,7 @@ def draw(result: Result) -> dict[str, Figure]:
     )
     scores, axes = plots.grid(width=6.4)
     for k, name in enumerate(names):
-        means, stds = ([rows[name, shape][i] for shape in shapes] for i in (4, 5))
+        means, stds = np.array([rows[name, shape][4:6] for shape in shapes], float).T
         train_means = [rows[name, shape][2] for shape in shapes]
         at = np.arange(len(shapes)) + 0.08 * (k - (len(names) - 1) / 2)
         options = {"color": f"C{k}", "marker": plots.MARKERS[k]}

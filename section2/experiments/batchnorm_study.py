@@ -204,8 +204,8 @@ def draw(result: Result) -> dict[str, Figure]:
     for number, label in enumerate(ARMS.values()):
         rows = [row for row in result.tables["rates"].rows if row[0] == label]
         look = {"color": f"C{number}", "marker": plots.MARKERS[number], "capsize": 3}
-        x, y, std = ([row[k] for row in rows] for k in (1, 2, 3))
-        axes[0, 0].errorbar(x, np.multiply(y, 100), np.multiply(std, 100), label=label, **look)
+        x, y, std = np.array([row[1:4] for row in rows], float).T
+        axes[0, 0].errorbar(x, 100 * y, 100 * std, label=label, **look)
         for row in rows:
             if row[4]:
                 look = {"fontsize": "small", "ha": "center", "color": f"C{number}"}
@@ -241,13 +241,12 @@ def draw(result: Result) -> dict[str, Figure]:
         ("with batch norm, each batch's own statistics", "batchnorm", 4),
     ]
     for number, (label, arm, column) in enumerate(shown):
-        points = [
-            (row[1], 100 * row[column], 100 * row[column + 1])
-            for row in rows
-            if row[0] == ARMS[arm]
-        ]
+        mine = [row for row in rows if row[0] == ARMS[arm]]
+        mean, std = 100 * np.array([row[column : column + 2] for row in mine], float).T
         look = {"color": f"C{number}", "marker": plots.MARKERS[number], "capsize": 3}
-        axes[0, 0].errorbar(*zip(*points), label=label, ls=("-", "-", "--")[number], **look)
+        axes[0, 0].errorbar(
+            [row[1] for row in mine], mean, std, label=label, ls=("-", "-", "--")[number], **look
+        )
     sizes = sorted({row[1] for row in rows})
     axes[0, 0].set_xscale("log", base=2)
     axes[0, 0].set_xticks(sizes, sizes)

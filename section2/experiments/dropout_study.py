@@ -159,7 +159,8 @@ def draw(result: Result) -> dict[str, Figure]:
             factor = (100, 1)[measure]
             for number, part in enumerate(PARTS):
                 first = FIRST + 2 * (len(PARTS) * measure + number)
-                mean, std = (factor * np.array([row[first + k] for row in rows]) for k in (0, 1))
+                pairs = np.array([row[first : first + 2] for row in rows], float)
+                mean, std = factor * pairs.T
                 place.errorbar(
                     rates, mean, std, label=part, capsize=3, color=f"C{number}",
                     marker=plots.MARKERS[number], ms=5, ls=("-", "--", ":")[number],

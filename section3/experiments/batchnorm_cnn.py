@@ -215,7 +215,7 @@ def draw(result: Result) -> dict[str, Figure]:
     for number, (arm, label) in enumerate(ARMS.items()):
         look: dict[str, Any] = {"marker": plots.MARKERS[number], "color": f"C{number}", "ms": 5}
         rows = [row[1:5] for row in rates if row[0] == label]
-        lr, mean, std, blown = np.array(rows).T
+        lr, mean, std, blown = np.array(rows, float).T
         left.errorbar(lr, 100 * mean, 100 * std, capsize=3, label=label, **look)
         left.plot(lr[blown > 0], 100 * mean[blown > 0], "kx", ms=11, zorder=3)
         at_best = f"{label}, rate {metrics[f'{arm}_best_lr']:g}"

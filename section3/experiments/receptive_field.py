@@ -220,7 +220,7 @@ def draw(result: Result) -> dict[str, Figure]:
     widest = max(row[1] for row in last.values())
     place.plot([1, widest], [1, widest], color="grey", ls=":", label="all that is seen")
     for number, name in enumerate(last):
-        sees, uses, std = zip(*(row[2:5] for row in rows if row[0] == name))
+        sees, uses, std = np.array([row[2:5] for row in rows if row[0] == name], float).T
         style: dict[str, Any] = {"marker": plots.MARKERS[number], "ms": 6, "capsize": 3}
         place.errorbar(sees, uses, std, label=name, color=f"C{number}", **style)
     place.set(xlabel="seen, by theory (pixels across)", ylabel="used (pixels across)")

@@ -49,7 +49,7 @@ def test_activation_comparison(run_tiny: Callable[..., Result]) -> None:
     assert {row[2] for row in result.tables["activations"].rows} == {0.05}
     assert result.arrays["confusion"].sum() == 360
     assert result.metrics["relu_test_accuracy"] > 0.3
-    assert result.metrics["relu_test_accuracy_std"] == 0  # one seed
+    assert np.isnan(result.metrics["relu_test_accuracy_std"])  # one seed
     table = result.tables["activations"]
     assert [row[0] for row in table.rows] == ["Sigmoid", "Tanh", "ReLU", "LeakyReLU", "GELU"]
 

@@ -11,7 +11,7 @@ import pytest
 
 from section1.experiments import _images, initialization
 from section1.experiments._images import hardest_and_easiest
-from section1.experiments._training import standing
+from section1.experiments._training import mean_std, standing
 from tests.runs import small_run
 from utils.experiments import runner
 from utils.experiments.results import Result
@@ -32,6 +32,12 @@ def told(name: str, folder: Path, budget: dict[str, Any]) -> tuple[Result, str]:
     return result, "\n".join([result.answer, *heads, *titles, *described])
 
 
+def test_a_spread_is_that_of_a_sample() -> None:
+    assert mean_std([1.0, 2.0, 6.0]) == (3.0, pytest.approx(7**0.5))
+    mean, std = mean_std([3.0])
+    assert mean == 3.0 and np.isnan(std)  # one run says nothing of how far runs spread
+
+
 @pytest.mark.parametrize(
     ("name", "budget"),
     [
@@ -49,8 +55,10 @@ def told(name: str, folder: Path, budget: dict[str, Any]) -> tuple[Result, str]:
 def test_a_single_one_is_no_plural_and_has_no_spread(
     name: str, budget: dict[str, Any], tmp_path: Path
 ) -> None:
-    _, words = told(name, tmp_path, budget)
+    result, words = told(name, tmp_path, budget)
     assert not MANY.search(words), words
+    spreads = [value for key, value in result.metrics.items() if key.endswith("_std")]
+    assert np.isnan(spreads).all()
     assert "±" not in words and "standard deviation" not in words
     assert "between seeds does not fall" not in words and "of its own" not in words
 

@@ -229,7 +229,7 @@ def words(name: str) -> str:
 
 def shown(value: Any) -> Markup:
     """A value for people, four digits of a number; the number as it was saved stays with it."""
-    if value is None:
+    if value is None or value != value:  # NaN is not itself
         return Markup("n/a")
     if isinstance(value, (list, tuple)):
         return Markup(", ").join(map(shown, value)) or Markup("none")
