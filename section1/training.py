@@ -229,6 +229,7 @@ def fit(
     on_epoch: Callable[[History], None] | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    on_resume: Callable[[int], object] | None = None,
 ) -> History:
     """Train `model` by gradient descent and return what was seen on the way.
 
@@ -252,6 +253,7 @@ def fit(
             loss; without validation data there is none).
         resume: go on from `last.npz` where there is one; the end is the same bit for bit as
             that of a run that was not interrupted.
+        on_resume: called with the number of epochs that then lie behind this run.
 
     Raises ValueError for settings out of range, for a checkpoint that does not fit, and for a
     batch that cannot be cut (batch norm) and does not fit into memory; and
@@ -273,6 +275,8 @@ def fit(
     history = History()
     if resume and checkpoints is not None and (checkpoints / "last.npz").exists():
         history = History(**checkpoint.load(checkpoints / "last.npz", model, optimizer, rng))
+        if on_resume is not None:
+            on_resume(len(history.loss))
     start = time.perf_counter() - sum(history.seconds[-1:])
     with Workers(threads) as workers, one_blas_thread():
         step = TrainingStep(

@@ -53,6 +53,7 @@ def fit(
     on_epoch: Callable[[History], object] | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    on_resume: Callable[[int], object] | None = None,
 ) -> History:
     """Train `model` and return what was seen on the way.
 
@@ -75,6 +76,7 @@ def fit(
         checkpoints: a folder for `last.pt`, after every epoch, and `best.pt`, the model as
             validated in the epoch with the highest score (without scores: the lowest loss).
         resume: go on from `last.pt` where there is one.
+        on_resume: called with the number of epochs that then lie behind this run.
 
     Raises ValueError for a checkpoint that does not fit, MemoryError where not even one row fits
     into the memory of the GPU, and FloatingPointError when the loss is no longer a finite number;
@@ -88,6 +90,8 @@ def fit(
     last = checkpoints / "last.pt" if checkpoints is not None else None
     if last is not None and distributed.of_first(resume and last.exists()):
         history = _restore(last, model, optimizer, average, scaler)
+        if on_resume is not None:
+            on_resume(len(history.loss))
     network = distributed.wrap(model)
     if setting.compiled:
         network = torch.compile(network)  # type: ignore[assignment]

@@ -58,7 +58,19 @@ def one_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+def full_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bar that does not get to its end fails, unless an exception ended it."""
+    close = Progress.__exit__
+
+    def check(bar: Progress, *exception: object) -> None:
+        close(bar, *exception)
+        assert any(exception) or bar.done == bar.total, f"{bar.done} of {bar.total} steps"
+
+    monkeypatch.setattr(Progress, "__exit__", check)
+
+
+@pytest.fixture
+def stop_at(monkeypatch: pytest.MonkeyPatch, full_bars: None) -> Callable[[int], list[str]]:
     """`notes = stop_at(3)`: Ctrl-C comes, once, at the third step of progress from now on.
 
     The list takes the note of every step, that one's too.
@@ -80,12 +92,14 @@ def stop_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
 
 
 @pytest.fixture
-def run_tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def run_tiny(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_bars: None
+) -> Callable[..., Result]:
     """`run_tiny("xor", "--epochs", "3")` runs main.py on one experiment and returns its result.
 
     Whatever the budget, a run must end well, say its answer in words, keep every number
-    finite, leave figures that are more than a blank page, and be drawn again by --replot; of
-    single runs it must state no spread, not even one of 0.
+    finite, leave figures that are more than a blank page, get to the end of its progress bar, and
+    be drawn again by --replot; of single runs it must state no spread, not even one of 0.
     """
 
     def call(*words: str) -> int:

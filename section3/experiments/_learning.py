@@ -57,6 +57,7 @@ def learn(
         on_epoch=on_epoch,
         checkpoints=folder,
         resume=True,
+        on_resume=bar.skip,
     )
     return Trained(network, history, *evaluate(network, loss, data.test, threads=run.threads))
 

@@ -191,10 +191,9 @@ def learn(run: Run, name: str, data: Pictures, folder: Path, bar: Progress) -> L
         ),
         checkpoints=place,
         resume=True,
+        on_resume=bar.skip,
     )
-    if done:
-        bar.advance(f"{NAMES[name]}: trained before")
-    else:
+    if not done:
         sign(place, recipe)
     return Learned(name, model, setting, history)
 

@@ -184,7 +184,7 @@ def learn(
             generator, discriminator, variant.game(), optimizers,
             in_rounds(batches, steps_of(run) // budget.looks), epochs=budget.looks,
             seed=order, setting=setting, average=average, measure=measure, on_epoch=on_epoch,
-            checkpoints=folder, resume=True,
+            checkpoints=folder, resume=True, on_resume=bar.skip,
         )  # fmt: skip
     except FloatingPointError as error:
         learned.fault = str(error)

@@ -85,7 +85,7 @@ def learn(
     history = fit(
         *networks, (first, second), batches, noise=noise, epochs=run.budget.checks, rng=rng,
         schedule=schedule, threads=run.threads, measure=measure, on_epoch=on_epoch,
-        checkpoints=folder, resume=True,
+        checkpoints=folder, resume=True, on_resume=bar.skip,
     )  # fmt: skip
     return Learned(history, samples, networks[0])
 

@@ -214,6 +214,6 @@ def play(
         generator, discriminator, variant.game(), optimizers, batches,
         epochs=budget.checks, seed=run.seed(seed), setting=setting, average=average,
         discriminator_steps=variant.discriminator_steps, schedule=schedule, measure=watch,
-        on_epoch=on_epoch, checkpoints=folder, resume=True,
+        on_epoch=on_epoch, checkpoints=folder, resume=True, on_resume=bar.skip,
     )  # fmt: skip
     return Played(history, watch.points)

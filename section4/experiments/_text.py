@@ -177,7 +177,7 @@ def trained_gpt(
 
     folder: for checkpoints; where it has some, training goes on from there. on_gradients: called
     with the model and the number of each step, before the update. `bar` advances `epochs` of
-    `for_device(run)` times, or once.
+    `for_device(run)` times.
     """
     find_device(run)  # where several processes meet
     budget = for_device(run)
@@ -220,12 +220,11 @@ def trained_gpt(
         on_epoch=lambda history: bar.advance(f"validation loss {history.val_loss[-1]:.3f}"),
         checkpoints=place,
         resume=True,
+        on_resume=bar.skip,
     )
     if distributed.rank() == 0:
         load_weights(place / "best.pt", model)
-        if done:
-            bar.advance("trained before")
-        else:
+        if not done:
             save_model(place / FILE, model, text.tokenizer)
             sign(place, recipe)
     distributed.same_weights(model)

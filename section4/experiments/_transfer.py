@@ -190,6 +190,7 @@ def learn_source(
             on_epoch=lambda history: bar.advance(f"pretraining {history.val_metric[-1]:.1%}"),
             checkpoints=folder,
             resume=True,
+            on_resume=bar.skip,
         )
 
 

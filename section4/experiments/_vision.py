@@ -169,6 +169,7 @@ def train(
         on_epoch=on_epoch,
         checkpoints=folder,
         resume=True,
+        on_resume=bar.skip,
     )
     trained = model if mean is None else mean.module
     scores = look(trained, data.test, data, setting)

@@ -151,6 +151,7 @@ def compute(run: Run) -> Result:
             on_epoch=lambda history: bar.advance(f"{history.val_metric[-1]:.1%} filled in"),
             checkpoints=folder,
             resume=True,
+            on_resume=bar.skip,
         )
         guesses = {"model": filled(model, exercise, setting)}
     for name, table in known.items():

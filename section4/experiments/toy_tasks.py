@@ -122,6 +122,7 @@ def learnt(
         on_epoch=lambda history: bar.advance(f"{arm[0]} {history.val_metric[-1]:.0%}"),
         checkpoints=folder,
         resume=True,
+        on_resume=bar.skip,
     )
     return model, history
 

@@ -45,6 +45,7 @@ def fit(
     on_epoch: Callable[[History], object] | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    on_resume: Callable[[int], object] | None = None,
 ) -> History:
     """Train both networks and return what was seen on the way.
 
@@ -66,6 +67,7 @@ def fit(
             every epoch.
         checkpoints: a folder for `last.pt`, after every epoch.
         resume: go on from `last.pt` where there is one.
+        on_resume: called with the number of epochs that then lie behind this run.
 
     Raises ValueError for a checkpoint that does not fit, and FloatingPointError when a loss is no
     finite number or beyond all bounds; the checkpoint is then that of the last epoch that went
@@ -85,6 +87,8 @@ def fit(
     history = History()
     if last is not None and distributed.of_first(resume and last.exists()):
         history = _restore(last, parts)
+        if on_resume is not None:
+            on_resume(len(history.seconds))
     step.batches = len(history.discriminator_loss)
     judged = generator if average is None else average.module
     start = time.perf_counter() - sum(history.seconds[-1:])

@@ -234,6 +234,7 @@ def fit(
     on_epoch: Callable[[History], object] | None = None,
     checkpoints: Path | None = None,
     resume: bool = False,
+    on_resume: Callable[[int], object] | None = None,
 ) -> History:
     """Train both networks in turns, a step each on every batch, and return what was seen.
 
@@ -246,6 +247,7 @@ def fit(
         measure: gives named numbers of the generator, after every epoch.
         checkpoints: a folder for `last.npz`, after every epoch.
         resume: go on from `last.npz` where there is one.
+        on_resume: called with the number of epochs that then lie behind this run.
 
     Raises ValueError for a checkpoint that does not fit, and FloatingPointError when a loss is no
     finite number or beyond all bounds; the checkpoint is then that of the last epoch that went
@@ -257,6 +259,8 @@ def fit(
     if last is not None and resume and last.exists():
         history = History(**checkpoint.load(last, both, turns, rng))  # type: ignore[arg-type]
         turns.restore_steps()
+        if on_resume is not None:
+            on_resume(len(history.seconds))
     dtype = generator.parameters()[0].value.dtype
     start = time.perf_counter() - sum(history.seconds[-1:])
     with Workers(threads) as workers, one_blas_thread():

@@ -49,7 +49,7 @@ def test_each_detector_is_trained_and_measured(name: str, run_tiny: Callable[...
     assert (real[:, :4] >= 0).all() and (real[:, :4] <= 96).all()
 
 
-@pytest.mark.usefixtures("one_setting")
+@pytest.mark.usefixtures("one_setting", "full_bars")
 def test_what_one_experiment_has_trained_others_use(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
