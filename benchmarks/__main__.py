@@ -36,26 +36,28 @@ def main() -> int:
         table, peaks, memory = [], {}, {}
         for threads in sorted({1, available_threads()}):
             rows = module.run(threads)
+            width = max(map(len, rows))
             peaks[threads] = gemm_peak(threads)
             print(
-                f"{'threads':>7}  {'case':<30}{'ours ms':>9}{'torch ms':>10}{'ratio':>7}"
+                f"{'threads':>7}  {'case':<{width}}{'ours ms':>9}{'torch ms':>10}{'ratio':>7}"
                 f"{'quartiles':>12}  GFLOP/s (peak {peaks[threads]:.0f})"
             )
             for case, c in rows.items():
                 speed = c.gflop_per_second
                 share = f"{speed:9.0f} {speed / peaks[threads]:5.0%}" if c.gflop else ""
                 print(
-                    f"{threads:>7}  {case:<30}{c.ours_ms:>9.3f}{c.torch_ms:>10.3f}"
+                    f"{threads:>7}  {case:<{width}}{c.ours_ms:>9.3f}{c.torch_ms:>10.3f}"
                     f"{c.ratio:>7.2f}   {c.low:.2f}-{c.high:.2f}{share}"
                 )
                 table.append({"threads": threads, "case": case, **asdict(c)})
             median = statistics.median(c.ratio for c in rows.values())
-            print(f"{threads:>7}  {'median ratio':<49}{median:>7.2f}", flush=True)
+            print(f"{threads:>7}  {'median ratio':<{width + 19}}{median:>7.2f}", flush=True)
             if hasattr(module, "memory"):
                 memory[threads] = module.memory(threads)
                 for case, (ours, theirs) in memory[threads].items():
                     print(
-                        f"{threads:>7}  {case:<30}peak memory {ours:.0f} MB, torch {theirs:.0f} MB"
+                        f"{threads:>7}  {case:<{width}}"
+                        f"peak memory {ours:.0f} MB, torch {theirs:.0f} MB"
                     )
         record = {"benchmark": name, "rows": table, "gemm_peak_gflops": peaks, "memory_mb": memory}
         record |= {"blas": machine.blas(), "machine": machine.describe()}

@@ -26,11 +26,11 @@ from section4.engine import (
 )
 from section4.vision.resnet import resnet18, thin_resnet
 
-NETS: dict[str, Callable[[], nn.Module]] = {
-    "resnet18": resnet18,
-    "thin56": lambda: thin_resnet(56),
-}
-IMAGES = 32
+CASES: list[tuple[str, Callable[[], nn.Module], int]] = [  # network, and images in a batch
+    ("resnet18", resnet18, 32),
+    ("resnet18", resnet18, 128),
+    ("thin56", lambda: thin_resnet(56), 32),
+]
 ROUNDS = 5
 
 
@@ -39,17 +39,21 @@ def run(threads: int) -> dict[str, Comparison]:
     torch.set_num_threads(threads)
     device, _ = find_device()
     table = {}
-    for name, make in NETS.items():
-        chosen, times = measure(make(), settings(device))
+    for name, make, images in CASES:
+        chosen, times = measure(make(), images, settings(device))
         for setting in times:
             mark = ", chosen" * (setting == chosen)
-            table[f"{name} {short(setting)}{mark}"] = against(times[chosen], times[setting])
+            table[f"{name} batch {images} {short(setting)}{mark}"] = against(
+                times[chosen], times[setting]
+            )
     return table
 
 
-def measure(model: nn.Module, choices: list[Setting]) -> tuple[Setting, dict[Setting, np.ndarray]]:
+def measure(
+    model: nn.Module, images: int, choices: list[Setting]
+) -> tuple[Setting, dict[Setting, np.ndarray]]:
     """The engine's choice, and for every setting the milliseconds an image, in ROUNDS rounds."""
-    batch = torch.randn(IMAGES, 3, 32, 32), torch.arange(IMAGES) % 10
+    batch = torch.randn(images, 3, 32, 32), torch.arange(images) % 10
     objective = cross_entropy()
     chosen, _ = choose(model, batch, objective, choices)
     steps = {choice: training_step(model, batch, objective, choice) for choice in choices}
@@ -60,7 +64,7 @@ def measure(model: nn.Module, choices: list[Setting]) -> tuple[Setting, dict[Set
         order = range(len(choices)) if k % 2 else reversed(range(len(choices)))
         for place in order:
             times[k, place] = seconds(steps[choices[place]], choices[place].device)
-    return chosen, dict(zip(choices, 1e3 / IMAGES * times.T))
+    return chosen, dict(zip(choices, 1e3 / images * times.T))
 
 
 def against(ours: np.ndarray, theirs: np.ndarray) -> Comparison:

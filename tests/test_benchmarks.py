@@ -113,7 +113,7 @@ def test_the_engine_is_held_against_every_setting(
     monkeypatch.setattr("sys.argv", ["benchmarks", "engine"])
     monkeypatch.setattr(benchmarks_main, "available_threads", lambda: 1)
     monkeypatch.setattr(engine, "find_device", lambda: (torch.device("cpu"), ""))
-    monkeypatch.setattr(engine, "NETS", {"thin8": lambda: thin_resnet(8)})
+    monkeypatch.setattr(engine, "CASES", [("thin8", lambda: thin_resnet(8), 32)])
     monkeypatch.setattr(engine, "choose", choose)
     monkeypatch.setattr(
         engine, "training_step", lambda model, batch, objective, setting: lambda: setting
@@ -122,8 +122,8 @@ def test_the_engine_is_held_against_every_setting(
     assert benchmarks_main.main() == 0
     rows = json.loads((tmp_path / "benchmarks" / "engine.json").read_text())["rows"]
     assert [row["case"] for row in rows] == [
-        "thin8 float32 NCHW", "thin8 float32 NHWC, chosen", "thin8 bfloat16 NCHW",
-        "thin8 bfloat16 NHWC",
+        "thin8 batch 32 float32 NCHW", "thin8 batch 32 float32 NHWC, chosen",
+        "thin8 batch 32 bfloat16 NCHW", "thin8 batch 32 bfloat16 NHWC",
     ]  # fmt: skip
     assert [row["torch_ms"] for row in rows] == pytest.approx([2, 1, 3, 4])
     assert [row["ratio"] for row in rows] == pytest.approx([1 / 2, 1, 1 / 3, 1 / 4])
@@ -132,9 +132,8 @@ def test_the_engine_is_held_against_every_setting(
 def test_every_setting_of_the_engine_is_timed_on_real_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(engine, "IMAGES", 2)
     monkeypatch.setattr(engine, "ROUNDS", 1)
     choices = [Setting(torch.device("cpu"), channels_last=last) for last in (False, True)]
-    chosen, times = engine.measure(thin_resnet(8), choices)
+    chosen, times = engine.measure(thin_resnet(8), 2, choices)
     assert chosen in choices and list(times) == choices
     assert all(ms.shape == (1,) and ms[0] > 0 for ms in times.values())
