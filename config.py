@@ -1,7 +1,7 @@
 """The one page to edit: the mode, the seed, the folders, and what every experiment costs.
 
     QUICK    seconds an experiment; embedded data will do; to see that everything works
-    HYBRID   minutes a section; real data, several seeds; the numbers to learn from
+    HYBRID   minutes a section; real data, several seeds of what is short; the numbers to learn from
     FULL     up to hours; the numbers to report
 
 The command line wins over this page: `python main.py --mode hybrid --seed 7 xor`.

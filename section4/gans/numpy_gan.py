@@ -18,6 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -126,9 +127,10 @@ def conv_generator(
         Linear(noise, math.prod(small), bias=False, rng=rng, dtype=dtype),
         Unflatten(small),
     ]
-    for before, after in zip(widths, [*widths[1:], shape[2]]):
-        layers += [BatchNorm2D(before, dtype=dtype), ReLU()]
-        layers.append(ConvTranspose2D(before, after, 4, stride=2, padding=1, rng=rng, dtype=dtype))
+    double = partial(ConvTranspose2D, kernel=4, stride=2, padding=1, rng=rng, dtype=dtype)
+    for number, (before, after) in enumerate(zip(widths, [*widths[1:], shape[2]]), 1):
+        last = number == len(widths)  # before batch norm a bias would be taken out again
+        layers += [BatchNorm2D(before, dtype=dtype), ReLU(), double(before, after, bias=last)]
     return Sequential(*layers, Tanh())
 
 

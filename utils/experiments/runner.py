@@ -26,7 +26,7 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
 DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, or not to be written to
 MEANING = {
     "quick": "to see that everything works",
-    "hybrid": "real data, several seeds: the numbers to learn from",
+    "hybrid": "real data, several seeds where runs are short: the numbers to learn from",
     "full": "the longest budgets: the numbers to report",
 }
 

@@ -18,6 +18,7 @@ from section1.parallel import Workers
 from section1.sgd import SGD
 from section1.training import predict
 from section2.optimizers import Adam
+from section3.conv_transpose import ConvTranspose2D
 from section4.gans.mixtures import Mixture, ring
 from section4.gans.numpy_gan import (
     AdversarialStep,
@@ -268,6 +269,8 @@ def test_shapes_of_images(shape: tuple[int, int, int]) -> None:
     images = generator(some((2, 5)).astype(np.float32))
     assert images.shape == (2, *shape) and images.dtype == np.float32
     assert np.abs(images).max() < 1
+    upward = [layer for layer in generator.layers if isinstance(layer, ConvTranspose2D)]
+    assert [layer.bias is None for layer in upward] == [True, False]  # batch norm follows, or not
     assert discriminator(images).shape == (2, 1)
     flat = mlp_generator(5, 12, (4,), rng=rng())(10 * some((2, 5)).astype(np.float32))
     assert flat.shape == (2, 12) and np.abs(flat).max() <= 1
