@@ -76,7 +76,7 @@ def load(
     """Put everything back, in place, and return the history.
 
     Raises ValueError, before anything is changed, for a file that is damaged or cut short,
-    or that belongs to another model, optimizer or kind of random numbers.
+    or that belongs to another model, optimizer, setting of it or kind of random numbers.
     """
     saved, facts = _read(path)
     for what, now in _kind(model, optimizer, rng).items():
@@ -119,6 +119,7 @@ def _kind(model: Layer, optimizer: Optimizer, rng: np.random.Generator) -> dict[
     return {
         "model": " ".join(type(layer).__name__ for layer in model.modules()),
         "optimizer": type(optimizer).__name__,
+        "setting of the optimizer": repr(optimizer),
         "kind of random numbers": type(rng.bit_generator).__name__,
     }
 

@@ -13,7 +13,7 @@ import numpy as np
 
 
 def as_float(x: np.ndarray) -> np.ndarray:
-    """float32 and float64 as they are; integers as a float type that holds them."""
+    """float32 and float64 as they are; float16 and integers as a float type that holds them."""
     x = np.asarray(x)
     return x.astype(np.result_type(x.dtype, np.float32), copy=False)
 
@@ -40,16 +40,16 @@ def sigmoid(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     return np.divide(1, y, out=y)
 
 
-def softmax(x: np.ndarray, axis: int = -1) -> np.ndarray:
-    """e^x_k / sum_j e^x_j along `axis`: positive numbers that sum to one.
+def softmax(x: np.ndarray) -> np.ndarray:
+    """e^x_k / sum_j e^x_j along the last axis: positive numbers that sum to one.
 
     Adding a constant to x changes nothing, so the largest x of *each row* is subtracted
     first: then no exponential overflows, and no row has only zeros.
     """
     x = as_float(x)
-    y = x - x.max(axis=axis, keepdims=True)
+    y = x - x.max(axis=-1, keepdims=True)
     np.exp(y, out=y)
-    y /= y.sum(axis=axis, keepdims=True)
+    y /= y.sum(axis=-1, keepdims=True)
     return y
 
 

@@ -116,18 +116,18 @@ class Layer:
     def scratch(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """An uninitialised array to write a result into.
 
-        It is a fresh one, so that what `forward` returned stays as it is; but a replica
-        (see below) hands out the same memory at every step, because the first touch of
-        fresh memory costs more than the arithmetic that follows.
+        It is a fresh one, so that what `forward` returned stays as it is; but in training a
+        replica (see below) hands out the same memory at every step, because the first touch
+        of fresh memory costs more than the arithmetic that follows.
         """
-        return array_from(self._scratch, name, shape, dtype)
+        return array_from(self._scratch if self.training else None, name, shape, dtype)
 
     def workspace(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         """Like `scratch`, for what is used up before forward or backward returns.
 
         All layers of a replica use the same memory, which so stays in cache.
         """
-        return array_from(self._workspace, name, shape, dtype)
+        return array_from(self._workspace if self.training else None, name, shape, dtype)
 
     def replica(self, share_gradients: bool = False) -> Layer:
         """A copy for one worker: the same weights, but its own memory and gradients.

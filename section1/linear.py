@@ -22,7 +22,7 @@ class Linear(Layer):
         rng: source of the initial weights; biases start at zero.
         init: name of an initialiser in `section1.initializers`.
         bias: whether there is a b.
-        dtype: float32 or float64, of the weights and of all that is computed.
+        dtype: float32 or float64, of the weights; an x of a wider type is computed in that.
 
     Raises ValueError where x does not have `inputs` features.
     Source: Goodfellow, Bengio, Courville, Deep Learning (2016), section 6.5. Derivation:

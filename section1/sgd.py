@@ -41,11 +41,20 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__} was given no parameters to train")
         if not lr >= 0:
             raise ValueError(f"the learning rate must be 0 or more, got {lr}")
-        self.lr = lr
+        self.lr = float(lr)  # a np.float64 would make float64 of every product
         self.steps = 0
         self.state: list[list[np.ndarray]] = []
         self._spare = Spare()
         self._pieces: list[Piece] = []
+
+    def __repr__(self) -> str:
+        """The class and its settings, but for what changes on the way: lr and steps."""
+        settings = (
+            f"{name}={value}"
+            for name, value in vars(self).items()
+            if isinstance(value, (int, float, str, tuple)) and name not in ("lr", "steps")
+        )
+        return f"{type(self).__name__}({', '.join(settings)})"
 
     def __getstate__(self) -> dict:  # a copy has arrays of its own, so pieces of its own
         return vars(self) | {"_pieces": []}

@@ -255,10 +255,10 @@ def fit(
             that of a run that was not interrupted.
         on_resume: called with the number of epochs that then lie behind this run.
 
-    Raises ValueError for settings out of range, for a checkpoint that does not fit, and for a
-    batch that cannot be cut (batch norm) and does not fit into memory; and
-    FloatingPointError as soon as the loss is not a finite number; the checkpoints then are
-    those of the last epoch that went well.
+    Raises ValueError for settings out of range, for a checkpoint that does not fit, for an
+    epoch without batches, and for a batch that cannot be cut (batch norm) and does not fit into
+    memory; and FloatingPointError as soon as the loss is not a finite number; the checkpoints
+    then are those of the last epoch that went well.
     """
     for name, number in (
         ("epochs", epochs),
@@ -287,7 +287,7 @@ def fit(
             total_loss = total_metric = rows = 0.0
             for x, y in batches:
                 if schedule is not None:
-                    optimizer.lr = schedule(optimizer.steps)
+                    optimizer.lr = float(schedule(optimizer.steps))
                 value, score = step(x, y)
                 if not math.isfinite(value):
                     raise FloatingPointError(
@@ -298,6 +298,11 @@ def fit(
                 total_loss += value * len(x)
                 total_metric += score * len(x)
                 rows += len(x)
+            if not rows:
+                raise ValueError(
+                    f"data(rng) yielded no batch in epoch {epoch + 1}; it must make new batches "
+                    "at every call"
+                )
             history.seconds.append(time.perf_counter() - start)
             history.loss.append(total_loss / rows)
             history.metric.append(total_metric / rows)

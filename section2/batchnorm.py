@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from section1.functions import as_float
 from section1.layer import Layer
 from section1.parameter import Parameter
 
@@ -54,6 +55,7 @@ class BatchNorm1D(Layer):
                 f"{type(self).__name__}({features}) expects {features} features, "
                 f"got input of shape {x.shape}"
             )
+        x = as_float(x)
         lines = self._lines(x)  # (L, W*C)
         y = self.scratch("y", lines.shape, np.result_type(x, self.gamma.value))
         spread = partial(np.tile, reps=lines.shape[1] // features)  # (C,) -> (W*C,)
@@ -97,8 +99,8 @@ class BatchNorm1D(Layer):
         return dx.reshape(dy.shape)
 
     def _lines(self, x: np.ndarray) -> np.ndarray:
-        """(N, C) as it is; (..., W, C) -> (L, W*C): a few long rows are faster than many."""
-        return x.reshape(-1, math.prod(x.shape[-2:])) if x.ndim > 2 else x
+        """(..., W, C) -> (L, W*C), as a few long rows are faster than many; (N, C) as it is."""
+        return x.reshape(-1, math.prod(x.shape[-2:] if x.ndim > 2 else x.shape[-1:]))
 
     def _sum(self, lines: np.ndarray, factor: np.ndarray | None = None) -> np.ndarray:
         """The sum over all rows, (L, W*C) -> (C,), of `lines` or of its product with `factor`."""

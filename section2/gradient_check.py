@@ -102,10 +102,10 @@ def check_layer(
     """Check dx and the gradient of every parameter of sum(y * dy), for a random dy.
 
     `layer` and `x` are float64 (a float32 has too few digits, ValueError); for an x of
-    integers there is no dx. It works in the mode the layer is in, which for layers that
-    behave differently in training should be training. The layer's random numbers are
-    reseeded before every forward pass, and its values and buffers end as they were. At
-    most `sample` elements of an array are checked, chosen by `rng`.
+    integers there is no dx. The layer must be in training mode: in evaluation mode it keeps
+    nothing for backward. Its random numbers are reseeded before every forward pass, and its
+    values and buffers end as they were. At most `sample` elements of an array are checked,
+    chosen by `rng`.
     """
     x, before = np.array(x, order="C"), [array.copy() for array in layer.buffers()]
     layer.reseed(0)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from section1.functions import as_float
 from section1.layer import Layer
 from section1.parameter import Parameter
 
@@ -35,6 +36,7 @@ class LayerNorm(Layer):
             raise ValueError(
                 f"LayerNorm({features}) expects {features} features, got input of shape {x.shape}"
             )
+        x = as_float(x)
         rows = x.reshape(-1, features)  # (..., D) -> (N, D)
         y = self.scratch("y", rows.shape, np.result_type(x, self.gamma.value))
         normal = self.scratch("normal", y.shape, y.dtype)

@@ -255,10 +255,10 @@ class AdamW(Adam):
 def at_least_zero(name: str, number: float) -> float:
     if not number >= 0:
         raise ValueError(f"{name} must be 0 or more, got {number}")
-    return number
+    return float(number)
 
 
 def below_one(name: str, number: float) -> float:
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, got {number}")
-    return number
+    return float(number)

@@ -4,7 +4,8 @@ A digit moved by two pixels is the same digit, and a car seen in a mirror is a c
 not change the answer is told to the network by examples: at every epoch each image is changed
 at random, its label is not. Only training images are changed, never those that are measured.
 
-A whole batch (N, H, W, C) is changed at once, into a new array of the same dtype.
+A whole batch (N, H, W, C) is changed at once, into a new array of the same dtype; only
+`turned` makes floats of integers.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from section1.functions import as_float
 from section1.training import Batch, shuffled
 
 
@@ -45,6 +47,7 @@ def turned(x: np.ndarray, degrees: float, stretch: float, rng: np.random.Generat
     1 / (1 + stretch). A pixel of the result lies between four pixels of the image and is their
     weighted mean (bilinear interpolation); beyond the edge the pixels at the edge repeat.
     """
+    x = as_float(x)
     n, h, w, c = x.shape
     angle = np.deg2rad(rng.uniform(-degrees, degrees, n))
     size = (1 + stretch) ** rng.uniform(-1, 1, n)

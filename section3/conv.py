@@ -49,7 +49,7 @@ class Conv2D(Layer):
         rng: source of the initial weights; biases start at zero.
         init: name of an initialiser in `section1.initializers`.
         bias: whether there is a b.
-        dtype: float32 or float64, of the weights and of all that is computed.
+        dtype: float32 or float64, of the weights; an x of a wider type is computed in that.
 
     Raises ValueError for settings out of range, for groups that do not divide C and F, for an
     x without C channels, and for windows larger than the padded x.
@@ -108,7 +108,7 @@ class Conv2D(Layer):
         w = by_group(self.weight.value, self.groups)  # (G, KH*KW*C/G, F/G)
         for images, view in self._windows(x, self.padding, self.stride):
             np.matmul(self._columns(view), w, out=by_group(y[images], self.groups))  # (G, M, F/G)
-            add_bias(y[images], self.bias, out=y[images])
+            add_bias(y[images], self.bias)
         return y
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
@@ -229,17 +229,16 @@ def split(array: np.ndarray, groups: int) -> np.ndarray:
     return array.reshape(*array.shape[:-1], groups, -1)
 
 
-def add_bias(y: np.ndarray, bias: Parameter | None, out: np.ndarray) -> np.ndarray:
-    """y (n, OH, OW, F) + b (F,) into `out`; y itself where there is no b.
+def add_bias(y: np.ndarray, bias: Parameter | None) -> np.ndarray:
+    """y (n, OH, OW, F) + b (F,), in place, where there is a b.
 
     It is added line by line of the image: a few long sums are faster than many short ones.
     """
-    if bias is None:
-        return y
-    n, oh, ow, f = y.shape
-    lines = n * oh, ow * f
-    np.add(y.reshape(lines), np.tile(bias.value, ow), out=out.reshape(lines))
-    return out
+    if bias is not None:
+        n, oh, ow, f = y.shape
+        lines = y.reshape(n * oh, ow * f)
+        lines += np.tile(bias.value, ow)
+    return y
 
 
 def slices(images: int, elements: int) -> Iterator[slice]:

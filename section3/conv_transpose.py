@@ -44,7 +44,7 @@ class ConvTranspose2D(Layer):
             sqrt(SH SW) times as large: an output sums not KH KW C inputs but, on average, only
             KH KW C / (SH SW).
         bias: whether there is a b.
-        dtype: float32 or float64, of the weights and of all that is computed.
+        dtype: float32 or float64, of the weights; an x of a wider type is computed in that.
 
     Raises ValueError for settings out of range, for an output padding that is not below the
     stride, for an x without C channels, and where nothing is left after P is cut off.
@@ -102,7 +102,7 @@ class ConvTranspose2D(Layer):
             columns = self.workspace("columns", (len(rows), weight.shape[1]), dtype)
             np.matmul(rows, weight, out=columns)  # (n*H*W, KH*KW*F)
             y[images] = col2im(columns, y[images].shape, self.kernel, self.stride, self.padding)
-        return add_bias(y, self.bias, out=y)
+        return add_bias(y, self.bias)
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x = self.recall()

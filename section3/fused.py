@@ -52,7 +52,7 @@ class ConvMaxPool2D(Conv2D):
                 won = self._winners(places, y[images], f"won {k}")
                 pools.append((images, None if self._gathers() else columns, won))
         self.remember(x, pools)
-        return add_bias(y, self.bias, out=y)
+        return add_bias(y, self.bias)
 
     def backward(self, dy: np.ndarray) -> np.ndarray | None:
         x, pools = self.recall()

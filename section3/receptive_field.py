@@ -19,11 +19,12 @@ eq:effective-field.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from section1.activations import Activation, Identity, SelfGate
+from section1.functions import as_float
 from section1.layer import Layer
 from section1.network import Sequential
 from section1.parallel import one_blas_thread
@@ -36,6 +37,8 @@ from section3.fused import ConvMaxPool2D
 from section3.im2col import Pair, pair
 from section3.pooling import GlobalAvgPool2D, Pool2D
 from section3.residual import Residual
+
+Place = TypeVar("Place", int, np.ndarray)
 
 # --- what a unit can see --------------------------------------------------------------------
 
@@ -58,10 +61,11 @@ class Field(NamedTuple):
     jump: Pair = (1, 1)
     start: Pair = (0, 0)
 
-    def box(self, row: int, column: int) -> tuple[int, int, int, int]:
+    def box(self, row: Place, column: Place) -> tuple[Place, Place, Place, Place]:
         """What the unit at (row, column) sees: the first row and column, and those after the last.
 
-        A box may reach beyond the image, where padding is all there is to see.
+        A box may reach beyond the image, where padding is all there is to see. Arrays of rows
+        and columns give arrays.
         """
         top, left = (s + j * k for s, j, k in zip(self.start, self.jump, (row, column)))
         return top, left, top + self.size[0], left + self.size[1]
@@ -184,7 +188,7 @@ def input_gradient(
 
     `direction(y, rows)` gives dy for the outputs y of those rows of x. `model` stays as it is.
     """
-    twin = evaluation_twin(model)
+    x, twin = as_float(x), evaluation_twin(model)
     dx = np.empty_like(x)
     with one_blas_thread():
         for rows in micro_batches(len(x), rows_at_once(twin)):

@@ -20,7 +20,7 @@ from section1.layer import Layer
 from section1.network import Sequential
 from section1.training import predict
 from section3.im2col import output_size, pad
-from section3.receptive_field import Field, input_gradient, receptive_fields
+from section3.receptive_field import input_gradient, receptive_fields
 
 
 def filters(weight: np.ndarray) -> np.ndarray:
@@ -98,14 +98,8 @@ def best_patches(
     images = np.argsort(-best, axis=0, kind="stable")[:count].T  # (F, count)
     each = np.arange(f)[:, None]
     rows, cols = np.divmod(place[images, each], columns)
-    boxes = np.stack(_boxes(fields[layer], rows, cols), axis=-1)
+    boxes = np.stack(fields[layer].box(rows, cols), axis=-1)
     return Patches(_crops(x, images, boxes, outside), images, boxes, best[images, each])
-
-
-def _boxes(field: Field, rows: np.ndarray, columns: np.ndarray) -> list[np.ndarray]:
-    top = field.start[0] + field.jump[0] * rows
-    left = field.start[1] + field.jump[1] * columns
-    return [top, left, top + field.size[0], left + field.size[1]]
 
 
 def _crops(x: np.ndarray, images: np.ndarray, boxes: np.ndarray, outside: float) -> np.ndarray:

@@ -155,15 +155,14 @@ def test_softmax_takes_the_maximum_of_each_row() -> None:
     np.testing.assert_allclose(p, [[1 / (1 + math.e), math.e / (1 + math.e)]] * 2, rtol=1e-12)
 
 
-@pytest.mark.parametrize("axis", [-1, 0, 1])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_softmax_matches_torch_and_leaves_its_argument_alone(axis: int, dtype: Any) -> None:
+def test_softmax_matches_torch_and_leaves_its_argument_alone(dtype: Any) -> None:
     x = np.random.default_rng(5).standard_normal((3, 4, 5)).astype(dtype)
     before = x.copy()
-    p = softmax(x, axis)
+    p = softmax(x)
     assert p.dtype == dtype
     tolerance = 1e-6 if dtype == np.float32 else 1e-14
-    np.testing.assert_allclose(p, torch.softmax(torch.tensor(x), axis), rtol=tolerance)
+    np.testing.assert_allclose(p, torch.softmax(torch.tensor(x), -1), rtol=tolerance)
     np.testing.assert_array_equal(x, before)
 
 

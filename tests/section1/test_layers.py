@@ -255,6 +255,8 @@ def test_a_replica_reuses_its_arrays_and_its_original_does_not() -> None:
     assert replica(x[:2]).shape == (2, 2)  # a smaller last batch
     twin = replica.replica()
     assert not np.shares_memory(twin(x), replica(x))
+    replica.eval()  # several threads may use it at once
+    assert not np.shares_memory(replica(x), replica(x))
 
 
 def test_a_replica_shares_buffers() -> None:

@@ -62,6 +62,18 @@ def test_the_learning_rate_may_change() -> None:
     assert parameter.value == -1.25
 
 
+def test_the_type_of_the_learning_rate_changes_nothing() -> None:
+    rng = np.random.default_rng(0)
+    value, grad = rng.standard_normal((2, 100), np.float32)
+    results = []
+    for lr in (0.1, np.float64(0.1)):
+        parameter = Parameter(value.copy())
+        parameter.grad = grad
+        SGD([parameter], lr).step()
+        results.append(parameter.value)
+    np.testing.assert_array_equal(results[1], results[0])
+
+
 def test_state_stands_in_line_with_its_parameter() -> None:
     class Heavy(Optimizer):
         """Adds up what it has seen: v <- v + g; w <- w - lr v."""

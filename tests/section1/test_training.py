@@ -245,6 +245,11 @@ def test_schedule_sees_every_step_from_zero() -> None:
     assert_same(weights(model), before)  # a learning rate of 0 changes nothing
 
 
+def test_the_type_of_a_schedules_numbers_changes_nothing() -> None:
+    model = train(1, schedule=lambda step: np.float64(0.2))
+    assert_same(weights(model), weights(train(1)))
+
+
 def test_data_may_be_a_function_that_yields_batches() -> None:
     x, y = problem(40)
     seen = []
@@ -307,6 +312,13 @@ def test_inputs_and_targets_must_go_together() -> None:
     for data in ((x, y[:10]), (x[:0], y[:0])):
         with pytest.raises(ValueError, match="do not go with"):
             learn(model, data, epochs=1, batch_size=5)
+
+
+def test_batches_that_are_used_up_are_refused() -> None:
+    batches = shuffled(problem(20), 10, np.random.default_rng(0))
+    model = new_model()
+    with pytest.raises(ValueError, match="no batch in epoch 2; it must make new batches"):
+        learn(model, lambda rng: batches, epochs=2, batch_size=10)
 
 
 # --- the pieces -------------------------------------------------------------------------

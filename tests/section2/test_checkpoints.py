@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,14 @@ def saved(tmp_path: Path) -> Any:
             {"kind": lambda parameters, lr: Adam(parameters, lr, amsgrad=True)},
             "another model: only one of the two has state 2 of 0",
         ),
+        (
+            {"kind": lambda parameters, lr: Adam(parameters, lr, betas=(0.8, 0.999))},
+            r"setting of the optimizer: .*betas=\(0.9, .*, here .*betas=\(0.8, ",
+        ),
+        (
+            {"kind": lambda parameters, lr: Adam(parameters, lr, weight_decay=0.1)},
+            r"weight_decay=0.0.*, here .*weight_decay=0.1",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(
@@ -232,6 +241,24 @@ def test_a_checkpoint_of_another_run_is_refused_and_changes_nothing(
     for old, new in zip(before, everything(model, optimizer)):
         np.testing.assert_array_equal(old, new)
     assert optimizer.steps == 0
+
+
+def test_a_checkpoint_that_does_not_say_its_settings_is_refused(saved: Path) -> None:
+    with np.load(saved) as archive:
+        arrays = dict(archive)
+    facts = json.loads(str(arrays["facts"]))
+    del facts["setting of the optimizer"]
+    arrays["facts"] = np.array(json.dumps(facts))
+    np.savez(saved, **arrays)
+    model, optimizer = make()
+    with pytest.raises(ValueError, match="another setting of the optimizer: None, here Adam"):
+        checkpoint.load(saved, model, optimizer, np.random.default_rng())
+
+
+def test_settings_of_another_type_are_the_same(saved: Path) -> None:
+    betas = tuple(np.array([0.9, 0.999]))
+    model, optimizer = make(lambda parameters, lr: Adam(parameters, lr, betas, weight_decay=0))
+    checkpoint.load(saved, model, optimizer, np.random.default_rng())
 
 
 def test_other_random_numbers_are_refused(saved: Path) -> None:

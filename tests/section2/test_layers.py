@@ -115,6 +115,22 @@ def test_batch_norm_normalises_each_feature() -> None:
     np.testing.assert_allclose(y.std(axis=0), 1, rtol=1e-3)
 
 
+def test_a_single_row_without_an_axis_for_rows() -> None:
+    layer, row = norm(BatchNorm1D, 4), some((4,))
+    with pytest.raises(ValueError, match="two rows or more"):
+        layer(row)
+    layer.eval()
+    np.testing.assert_array_equal(layer(row), layer(row[None])[0])
+
+
+@pytest.mark.parametrize("kind", [BatchNorm1D, LayerNorm])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16])
+def test_sums_of_narrow_numbers_do_not_overflow(kind: Any, dtype: Any) -> None:
+    layer = norm(kind, 500, np.float32)
+    x = np.random.default_rng(0).integers(100, 256, (500, 500)).astype(dtype)
+    np.testing.assert_array_equal(layer(x), layer(x.astype(np.float32)))
+
+
 def test_a_batch_of_batch_norm_is_not_cut() -> None:
     """All 300 rows count as one batch, whatever a micro-batch would hold."""
     rng = np.random.default_rng(0)

@@ -78,6 +78,12 @@ def test_a_turned_slope_is_the_slope_in_the_other_direction(dtype: Any) -> None:
     assert y.dtype == dtype
 
 
+def test_integers_are_turned_as_floats_are() -> None:
+    x = np.random.default_rng(0).integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+    y, expected = (turned(a, 30, 0.2, np.random.default_rng(1)) for a in (x, x.astype(np.float32)))
+    np.testing.assert_array_equal(y, expected)
+
+
 def test_turns_are_within_bounds_and_of_each_image_its_own() -> None:
     x = np.repeat(images(1, 9, 9, 1), 50, axis=0)
     y = turned(x, 20, 0.1, np.random.default_rng(3))

@@ -9,6 +9,7 @@ from section1.activations import GELU, Identity, ReLU
 from section1.layer import Layer
 from section1.linear import Linear
 from section1.network import Sequential
+from section1.training import predict
 from section2.dropout import Dropout
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
@@ -160,6 +161,22 @@ def test_gradients_are_those_of_evaluation_mode(training: bool) -> None:
     np.testing.assert_allclose(evaluation_twin(model)(x), model(x), rtol=1e-12)
     slope = numerical_gradient(lambda: float((model(x) * dy).sum()), x)
     np.testing.assert_allclose(dx, slope, atol=1e-8)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_twin_predicts_what_the_model_does(threads: int) -> None:
+    model, x = noisy_model(), rng().standard_normal((100, 5, 5, 2))  # several micro-batches
+    expected = predict(model, x, threads=1)
+    found = predict(evaluation_twin(model), x, threads=threads)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_integer_images_have_the_gradient_of_floats() -> None:
+    model, x = noisy_model(), rng().integers(0, 256, (3, 5, 5, 2), dtype=np.uint8)
+    dx, expected = (
+        input_gradient(model, a, lambda y, rows: np.ones_like(y)) for a in (x, x.astype(np.float32))
+    )
+    np.testing.assert_array_equal(dx, expected)
 
 
 def test_a_single_image_and_many_give_the_same_gradient() -> None:
