@@ -205,8 +205,11 @@ def learn_target(
     lr: float,
     body_scale: float,
     seed: int,
-) -> None:
-    """Train body and head for `steps` steps or a few more, the body at a rate scaled down."""
+) -> int:
+    """Train body and head for `steps` steps or a few more, the body at a rate scaled down.
+
+    Returns the number of steps: those of whole epochs.
+    """
     batches = data.batches(
         pair, min(run.budget.batch_size, len(pair[0])), setting, seed=seed,
         change=standard(data.side // 8),
@@ -223,6 +226,7 @@ def learn_target(
         setting=setting,
         schedule=up_and_down(lr, epochs * len(batches)),
     )
+    return epochs * len(batches)
 
 
 def few(labels: np.ndarray, each: int, rng: np.random.Generator) -> np.ndarray:

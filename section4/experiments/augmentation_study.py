@@ -1,6 +1,6 @@
 """Which changes to the training images help a network, and do they help more where images are few?
 
-Twelve ways to change every image at random at every step, from none to all at once: moved, in a
+Twelve ways to change every image at random at every step, from none to several at once: moved, in a
 mirror, turned, in other colours, with a hole, blended with another image and its label. The same
 small residual network learns with each, from the same initial weights, the same images in the same
 order, for the same number of steps, from a small set and from a larger one that contains it.
@@ -125,8 +125,9 @@ def compute(run: Run) -> Result:
     columns = ["images", "augmentation", "training accuracy", "std", "test accuracy", "std"]
     columns += ["gap", "gain", "95% interval (±)", "n"]
     tables = {"augmentations": Table(columns, rows)}
-    pictures, tables["captions"] = looked_at(changes, data, run.seed(2))
-    arrays = {"training_accuracy": learnt, "test_accuracy": test, "pictures": pictures}
+    pictures, captions = looked_at(changes, data, run.seed(2))
+    arrays = {"training_accuracy": learnt, "test_accuracy": test}
+    arrays |= {"pictures": pictures, "captions": captions}
     answer = words(sizes, list(changes), learnt, test, steps)
     return Result(answer, "mean_gain", metrics, {}, tables, arrays)
 
@@ -144,7 +145,9 @@ def student(probability: float, freedom: int) -> float:
     Source: Abramowitz, Stegun, Handbook of mathematical functions, 26.7.5.
     """
     z = NormalDist().inv_cdf(probability)
-    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+    first, second = (z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96
+    third = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384
+    return z + first / freedom + second / freedom**2 + third / freedom**3
 
 
 def gains(test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -228,26 +231,25 @@ def words(
 
 def looked_at(
     changes: dict[str, Change | None], data: Photographs, seed: int
-) -> tuple[np.ndarray, Table]:
-    """Bytes (arms, SHOWN, H, W, C) of training images under each change, and their captions."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Training images under each change, bytes (arms, SHOWN, H, W, C); captions (arms, SHOWN)."""
     classes, first = np.unique(data.train[1].numpy(), return_index=True)
     chosen = torch.from_numpy(first[:SHOWN])
     # Each several times, of which one is shown: images that share a draw would look alike.
     x = data.train[0][chosen].repeat_interleave(GROUP, 0).float() / 255
     y = data.train[1][chosen].repeat_interleave(GROUP)
     pictures, rows = [], []
-    for name, change in changes.items():
+    for change in changes.values():
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             images, labels = (x, y) if change is None else change(x, y)
         images, labels = images[::GROUP], labels[::GROUP]
         pictures.append(np.rint(255 * images.permute(0, 2, 3, 1).numpy()).astype(np.uint8))
         if change is None:
-            captions = [data.classes[k] for k in classes[:SHOWN]]
+            rows.append([data.classes[k] for k in classes[:SHOWN]])
         else:
-            captions = [caption(shares, data.classes) for shares in labels]
-        rows.append([name, *captions])
-    return np.stack(pictures), Table(["augmentation", *("image",) * len(chosen)], rows)
+            rows.append([caption(shares, data.classes) for shares in labels])
+    return np.stack(pictures), np.array(rows)
 
 
 def caption(label: torch.Tensor, classes: Sequence[str]) -> str:
@@ -290,15 +292,19 @@ def draw(result: Result) -> dict[str, Figure]:
     axes[0, 2].set_xlabel(f"training minus test accuracy (points){spread}")
     study.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     said, where = by_size(sizes, test)
-    differ = [str((abs(row[1:]) > limit).sum()) for row, limit in zip(gain, margin)]
+    up, down = (
+        listed([str((sign * row[1:] > limit).sum()) for row, limit in zip(gain, margin)])
+        for sign in (1, -1)
+    )
     study.suptitle(
-        f"On average {len(names) - 1} augmentations change test accuracy by {listed(said)} images "
-        f"({where})" + f"; those that differ from none beyond noise: {listed(differ)}" * (n > 1)
+        f"On average over {counted(len(names) - 1, 'augmentation')} the gain in test accuracy is "
+        f"{listed(said)} images ({where})"
+        + (f"; those that raise it beyond noise: {up}, that lower it: {down}" if n > 1 else "")
     )
 
     pictures = arrays["pictures"]
     shown, axes = plots.grid(*pictures.shape[:2], width=1.25, height=1.2)
-    for line, images, (name, *captions) in zip(axes, pictures, result.tables["captions"].rows):
+    for line, images, name, captions in zip(axes, pictures, names, arrays["captions"]):
         line[0].set_ylabel(name, rotation=0, ha="right", va="center")
         for axis, image, text in zip(line, images, captions):
             axis.imshow(image)

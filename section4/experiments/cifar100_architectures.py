@@ -20,8 +20,8 @@ from torch import nn
 
 from section1.experiments._training import counted, mean_in_words, mean_std, of_runs, one_for_each
 from section3.experiments._cnns import ALONE, tied
-from section4.engine import count_parameters
-from section4.experiments._engine import seeded
+from section4.engine import Setting, count_parameters
+from section4.experiments._engine import find_device, seeded
 from section4.experiments._vision import (
     Photographs,
     Trained,
@@ -62,23 +62,21 @@ def compute(run: Run) -> Result:
     data = load_photographs(run, "cifar100")
     makers, guesses = networks(data, budget.width), min(GUESSES, len(data.classes))
     trained: dict[str, list[Trained]] = {name: [] for name in makers}
-    with run.resumable() as folder:
-        settings = {
-            name: choose_for(run, seeded(run.seed(0, 0), make), data, folder / name)
-            for name, make in makers.items()
-        }
-        on_cpu = settings["mlp"].device.type == "cpu"
-        epochs = budget.epochs if on_cpu else budget.epochs_on_gpu
-        with run.progress(len(makers) * budget.seeds * epochs) as bar:
-            for (name, make), lr in zip(makers.items(), rates):
-                for seed in range(budget.seeds):
-                    trained[name].append(
-                        train(
-                            run, seeded(run.seed(seed, 0), make), data, settings[name],
-                            epochs=epochs, lr=lr, seed=run.seed(seed, 1), bar=bar,
-                            change=standard(data.side // 8), folder=folder / f"{name}_{seed}",
-                        )
-                    )  # fmt: skip
+    settings = dict[str, Setting]()
+    on_cpu = find_device(run).type == "cpu"
+    epochs = budget.epochs if on_cpu else budget.epochs_on_gpu
+    with run.resumable() as folder, run.progress(len(makers) * budget.seeds * epochs) as bar:
+        for (name, make), lr in zip(makers.items(), rates):
+            # Not earlier: what is chosen last sets the threads of all of PyTorch.
+            settings[name] = choose_for(run, seeded(run.seed(0, 0), make), data, folder / name)
+            for seed in range(budget.seeds):
+                trained[name].append(
+                    train(
+                        run, seeded(run.seed(seed, 0), make), data, settings[name],
+                        epochs=epochs, lr=lr, seed=run.seed(seed, 1), bar=bar,
+                        change=standard(data.side // 8), folder=folder / f"{name}_{seed}",
+                    )
+                )  # fmt: skip
     run.engine = "; ".join(f"{LABELS[name]}: {setting}" for name, setting in settings.items())
     metrics: dict[str, float] = {"guesses": guesses}
     rows, curves, arrays = list[list[Any]](), dict[str, Curve](), dict[str, np.ndarray]()

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 from section1.experiments._training import counted, mean_std, signed, spread
 from section1.parallel import available_threads
+from section3.experiments._cnns import ALONE, tied
 from section4 import checkpoint
 from section4.engine import find_device
 from section4.experiments._vision import load_photographs
@@ -146,8 +147,9 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
                "weights off by, without batch norm", "weights off by, with batch norm"]  # fmt: skip
     one, most = list(found).index((1, cores)), rows[-1]
     apart, std = mean_std(accuracy[-1] - accuracy[one])
-    n = accuracy.shape[1]
+    n, doubt = accuracy.shape[1], doubt_about(accuracy[-1], accuracy[one])
     metrics = {
+        "gpus": most[0] if gpu else 0,
         "times_as_fast": most[3] / middle[one],
         "times_as_fast_as_one_thread": most[3] / middle[0],
         "of_the_ideal": most[3] / most[6],
@@ -170,12 +172,17 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
         f"longest move without batch norm, and {most[9]:.0e} with it, where each process takes "
         f"means over its own rows. After training, {most[7]:.1f}% of the test images are right, "
         f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart)}"
-        f"{spread(std, n, '.1f')} percentage points (n = {n})."
+        f"{spread(std, n, '.1f')} percentage points (n = {n}" + f"; {doubt}" * bool(doubt) + ")."
     )
     arrays = {"accuracy": accuracy, "images_per_second": speed}
     return Result(
         answer, "times_as_fast", metrics, tables={"arms": Table(columns, rows)}, arrays=arrays
     )
+
+
+def doubt_about(runs: np.ndarray, alone: np.ndarray) -> str:
+    """Why a difference between two sets of runs (n,) means nothing: no words where it does."""
+    return ALONE if len(runs) < 2 else "no more than noise" * tied(runs, alone)
 
 
 def medians(speed: np.ndarray) -> str:
@@ -219,9 +226,11 @@ def draw(result: Result) -> dict[str, Figure]:
     dots.set_ylabel("test images that are right (%)")
     dots.xaxis.label.set_fontsize("small")
     bars.xaxis.label.set_fontsize("small")
+    accuracy = result.arrays["accuracy"]
+    doubt = doubt_about(accuracy[-1], accuracy[max(k for k, row in enumerate(rows) if row[0] == 1)])
     figure.suptitle(
         f"{rows[-1][2].capitalize()}, train {metrics['times_as_fast']:.2f} times as fast as one "
-        f"process on the same cores; test accuracy differs by "
-        f"{signed(metrics['accuracy_difference'])} points"
+        f"{'GPU' if metrics.get('gpus') else 'process on the same cores'}; test accuracy differs by "
+        f"{signed(metrics['accuracy_difference'])} points" + f" ({doubt})" * bool(doubt)
     )
     return {"processes": figure}

@@ -57,9 +57,10 @@ def compute(run: Run) -> Result:
     if len(budget.steps) not in (1, len(budget.images)):
         raise UserError("steps must be one number, or one for each number of images")
     steps = dict(zip(budget.images, budget.steps * len(budget.images)))
-    numbers = sorted(steps)
     data = load_photographs(run, "cifar10")
     labels = data.train[1].numpy()
+    numbers, most = sorted(steps), np.bincount(labels).max()
+    numbers = numbers[: 1 + sum(each < most for each in numbers)]  # one that takes all is enough
     rows = {
         (each, seed): few(labels, each, run.rng(seed, 0))
         for each, seed in product(numbers, range(budget.seeds))
@@ -89,8 +90,8 @@ def compute(run: Run) -> Result:
         for place, each in enumerate(numbers):
             score = mean_std(accuracy[arm][:, place])
             metrics[f"{arm}_{each}"], metrics[f"{arm}_{each}_std"] = score
-            taken = seconds[arm][:, place].mean()
-            rows_of_table.append([name, x[place], *score, taken, steps[each], budget.seeds])
+            taken, count = seconds[arm][:, place].mean(), found[arm, (each, 0)][2]
+            rows_of_table.append([name, x[place], *score, taken, count, budget.seeds])
     metrics |= {"chance": 1 / len(data.classes), "parameters": count_parameters(source.body)}
     columns = ["arm", "images of each class", "test accuracy", "std", "training time (s)"]
     tables = {"arms": Table([*columns, "steps", "n"], rows_of_table)}
@@ -106,25 +107,30 @@ def compute(run: Run) -> Result:
 
 def three_arms(
     run: Run, source: Pretrained, rows: dict[Key, np.ndarray], steps: dict[int, int], bar: Progress
-) -> dict[tuple[str, Key], tuple[float, float]]:
-    """(test accuracy, seconds of training) of each arm, for each number of images and seed."""
+) -> dict[tuple[str, Key], tuple[float, float, int | None]]:
+    """(test accuracy, seconds of training, steps) of each arm, number of images and seed.
+
+    A linear classifier on frozen features takes no steps; its seconds include those for features.
+    """
     budget, data, setting = run.budget, source.target, source.setting
     images, labels = data.train
     test = data.test[0][: budget.tested], data.test[1][: budget.tested]
     # Features are computed once, for all numbers of images and all seeds.
     needed = np.unique(np.concatenate(list(rows.values())))
+    start = time.perf_counter()
     known = look(source.body, (images[needed], labels[needed]), data, setting)
+    for_one = (time.perf_counter() - start) / len(needed)
     known_test = look(source.body, test, data, setting)
-    found: dict[tuple[str, Key], tuple[float, float]] = {}
+    found: dict[tuple[str, Key], tuple[float, float, int | None]] = {}
     for key, chosen in rows.items():
         each, seed = key
         pair = images[chosen], labels[chosen]
         start = time.perf_counter()
         features = known[np.searchsorted(needed, chosen)]
         head = linear_classifier(features, pair[1], len(data.classes), budget.decay)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start + for_one * len(chosen)
         with torch.no_grad():
-            found["frozen", key] = share_right(head(known_test), test), seconds
+            found["frozen", key] = share_right(head(known_test), test), seconds, None
         new = new_classifier(source.blank(run.seed(seed, 1)), len(data.classes), run.seed(seed, 2))
         tuned = classifier(copy.deepcopy(source.body), head)
         for arm, model, lr, scale in (
@@ -132,12 +138,13 @@ def three_arms(
             ("fine_tuned", tuned, budget.lr[2], budget.body_scale),
         ):
             start = time.perf_counter()
-            learn_target(
+            taken = learn_target(
                 run, model, pair, data, setting, steps=steps[each], lr=lr, body_scale=scale,
                 seed=run.seed(seed, 3),
             )  # fmt: skip
             seconds = time.perf_counter() - start
-            found[arm, key] = share_right(look(model, test, data, setting), test), seconds
+            right = share_right(look(model, test, data, setting), test)
+            found[arm, key] = right, seconds, taken
         scores = ", ".join(f"{found[arm, key][0]:.1%} {name}" for arm, name in ARMS.items())
         bar.advance(f"{each} images of each class: {scores}")
     return found

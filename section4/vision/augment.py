@@ -171,7 +171,7 @@ def arms(classes: int, side: int = 32) -> dict[str, Change | None]:
         "mixup": blended(mixup),
         "cutmix": blended(cutmix),
         "trivial augment": in_groups(v2.TrivialAugmentWide()),
-        "all": chain(
+        "combined": chain(
             move, flip, in_groups(v2.TrivialAugmentWide()), cutout(side // 4),
             blended(v2.RandomChoice([mixup, cutmix])),
         ),

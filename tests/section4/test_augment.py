@@ -39,7 +39,7 @@ def test_every_arm_keeps_what_images_are(name: str, n: int) -> None:
     assert torch.equal(x, before[0]) and torch.equal(y, before[1])  # the data stay as they are
     assert images.shape == x.shape and images.dtype == torch.float32
     assert images.isfinite().all() and images.min() >= -1e-6 and images.max() <= 1 + 1e-6
-    if name in ("mixup", "cutmix", "all"):
+    if name in ("mixup", "cutmix", "combined"):
         assert labels.shape == (n, 10) and labels.dtype == torch.float32
         assert (labels >= 0).all()
         torch.testing.assert_close(labels.sum(1), torch.ones(n))

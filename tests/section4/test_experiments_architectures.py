@@ -235,6 +235,22 @@ def test_the_order_of_the_networks_is_said_as_it_is() -> None:
     assert said == "the MLP is level with the CNN and 41.0 points ahead of the ResNet-18"
 
 
+def test_each_network_is_trained_with_as_many_threads_as_are_best_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    best, seen, train = iter((3, 2, 1)), list[int](), three.train
+    monkeypatch.setattr("section4.engine.best_threads", lambda *_: next(best))
+
+    def noted(*words: Any, **options: Any) -> Trained:
+        seen.append(torch.get_num_threads())
+        return train(*words, **options)
+
+    monkeypatch.setattr(three, "train", noted)
+    changes = {"samples": 20, "epochs": 1, "batch_size": 20, "width": 4, "seeds": 1}
+    runner.compute(small_run("cifar100_architectures", tmp_path, changes, threads=None))
+    assert seen == [3, 2, 1]
+
+
 def test_a_single_epoch_of_a_single_step_is_one(tmp_path: Path) -> None:
     changes = {"samples": 20, "epochs": 1, "batch_size": 20, "width": 4, "seeds": 1}
     result = runner.compute(small_run("cifar100_architectures", tmp_path, changes))

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from section3.experiments._cnns import ALONE
 from section4 import checkpoint
 from section4.engine import PLAIN
 from section4.experiments import data_parallel
@@ -141,17 +142,38 @@ def test_one_process_alone_is_compared_with_nothing(tmp_path: Path) -> None:
         data_parallel.compute(small_run("data_parallel", tmp_path, {"processes": [1]}))
 
 
-def test_a_difference_is_never_minus_zero_and_one_epoch_has_no_median() -> None:
+def accounted(arms: dict[tuple[int, int], list[float]], gpu: bool = False) -> tuple[str, str]:
+    """Answer and title for these test accuracies."""
     steps = {
         name: {"before": torch.zeros(2), "after": torch.ones(2)}
         for name in ("without batch norm", "with batch norm")
     }
     found = {
-        arm: {"accuracy": [share], "seconds": [[0.5]], "steps": steps}
-        for arm, share in (((1, 1), 0.5), ((1, 2), 0.5), ((2, 1), 0.4999))
+        arm: {"accuracy": shares, "seconds": [[0.5]] * len(shares), "steps": steps}
+        for arm, shares in arms.items()
     }
-    result = data_parallel.account(found, 100, 2, False)
-    assert "1 process, 1 thread (one epoch)" in result.answer
-    assert result.answer.endswith("a difference of +0.0 percentage points (n = 1).")
-    title = data_parallel.draw(result)["processes"].get_suptitle()
-    assert title.endswith("test accuracy differs by +0.0 points")
+    result = data_parallel.account(found, 100, 2, gpu)
+    return result.answer, data_parallel.draw(result)["processes"].get_suptitle()
+
+
+def test_a_difference_is_never_minus_zero_and_one_epoch_has_no_median() -> None:
+    answer, title = accounted({(1, 1): [0.5], (1, 2): [0.5], (2, 1): [0.4999]})
+    assert "1 process, 1 thread (one epoch)" in answer
+    assert answer.endswith(f"a difference of +0.0 percentage points (n = 1; {ALONE}).")
+    assert title.endswith(
+        f"as one process on the same cores; test accuracy differs by +0.0 points ({ALONE})"
+    )
+
+
+def test_a_difference_that_noise_explains_is_called_so() -> None:
+    answer, title = accounted({(1, 1): [0.9, 0.9], (1, 2): [0.5, 0.51], (2, 1): [0.52, 0.51]})
+    assert answer.endswith("of +1.0 ± 1.4 percentage points (n = 2; no more than noise).")
+    assert title.endswith("test accuracy differs by +1.0 points (no more than noise)")
+    answer, title = accounted({(1, 1): [0.5, 0.5], (1, 2): [0.5, 0.51], (2, 1): [0.6, 0.61]})
+    assert answer.endswith("of +10.0 ± 0.0 percentage points (n = 2).")
+    assert title.endswith("test accuracy differs by +10.0 points")
+
+
+def test_several_gpus_are_compared_with_one() -> None:
+    _, title = accounted({(1, 2): [0.5], (2, 1): [0.5]}, gpu=True)
+    assert "train 1.00 times as fast as one GPU; test" in title

@@ -171,3 +171,24 @@ def test_fewer_gpus_than_processes_is_one_sentence(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"device cuda cannot be used: .* 2 processes need a GPU e"):
         _engine.find_device(some_run(tmp_path, device="cuda"))
+
+
+@pytest.mark.parametrize(
+    ("device", "other", "small", "flag"),
+    [
+        ("cpu", "cuda", "batch_size", "--batch-size "),
+        ("cuda", "cpu", "batch_size_on_gpu", "--set batch_size_on_gpu="),
+    ],
+)
+def test_a_batch_too_small_for_all_processes_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, other: str, small: str, flag: str
+) -> None:
+    run = small_run("gpt", tmp_path, {"batch_size": 2, "batch_size_on_gpu": 2, small: 1})
+    monkeypatch.setattr("section4.distributed.count", lambda: 2)
+    monkeypatch.setattr("section4.distributed.join", lambda device: None)
+    monkeypatch.setattr(engine, "find_device", lambda wanted: (torch.device(other), ""))
+    _engine.find_device(run)
+    monkeypatch.setattr(engine, "find_device", lambda wanted: (torch.device(device), ""))
+    words = f"2 processes cannot share a batch of 1 row: take {flag}2 or more"
+    with pytest.raises(UserError, match=words):
+        _engine.find_device(run)

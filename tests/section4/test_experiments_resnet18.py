@@ -135,5 +135,7 @@ def test_the_threads_of_pytorch_are_those_that_were_asked_for(tmp_path: Path) ->
     result = runner.compute(run)
     assert torch.get_num_threads() == 1
     assert " after 1 epoch in " in result.answer
-    title = resnet18_cifar10.draw(result)["curves"].get_suptitle()
+    figure = resnet18_cifar10.draw(result)["curves"]
+    title, loss = figure.get_suptitle(), figure.axes[2]
     assert " after 1 epoch (" in title and title.endswith(" s)")
+    assert loss.get_legend_handles_labels()[1] == ["sgd (smoothed labels)"] and loss.get_legend()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,29 @@ def test_fewer_images_are_among_more_and_every_class_has_as_many() -> None:
     assert np.bincount(labels[four]).tolist() == [4, 4, 4]
     assert set(one) <= set(four) <= set(all_of_them) == set(range(50))
     assert set(four) != set(few(labels, 4, np.random.default_rng(1)))
+
+
+def test_the_table_has_the_steps_and_the_time_that_each_arm_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To look at an image takes one second, and all else none."""
+    now, look = [0], transfer_learning.look
+
+    def slow(model: Any, pair: Any, *words: Any) -> torch.Tensor:
+        now[0] += len(pair[0])
+        return look(model, pair, *words)
+
+    monkeypatch.setattr(transfer_learning, "look", slow)
+    clock = SimpleNamespace(perf_counter=lambda: float(now[0]))
+    monkeypatch.setattr(transfer_learning, "time", clock)
+    run = small(tmp_path, seeds=1, images=[2, 200, 500], steps=[3, 2, 9])
+    result = runner.compute(run)
+    columns, rows = result.tables["arms"].columns, result.tables["arms"].rows
+    kinds = ("images of each class", "training time (s)", "steps")
+    found = [[row[columns.index(kind)] for kind in kinds] for row in rows]
+    # 20 and 54 images, in batches of 16: 2 and 4 an epoch; more than there are, only once.
+    assert found == [[2, 0, 4], [5.4, 0, 4], [2, 20, None], [5.4, 54, None], [2, 0, 4], [5.4, 0, 4]]
+    assert "frozen_200" in result.metrics and "frozen_500" not in result.metrics
 
 
 @pytest.mark.parametrize(
