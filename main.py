@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib
 import os
+import stat
 import sys
 import warnings
 from pathlib import Path
@@ -51,13 +52,16 @@ def parser() -> Parser:
     p.add_argument("--list", action="store_true", help="show what there is, run nothing")
     p.add_argument("--mode", choices=config.MODES, help="instead of the mode in config.py")
     p.add_argument("--seed", help="instead of the seed in config.py")
-    p.add_argument("--data", choices=("auto", "real", "embedded"), default="auto")
-    p.add_argument("--results", metavar="DIR", default=config.RESULTS_DIR)
+    data = "auto: what is on disk, else (not in QUICK) a download, else embedded (default)"
+    p.add_argument("--data", choices=("auto", "real", "embedded"), default="auto", help=data)
+    folder = "folder of the results (default: %(default)s)"
+    p.add_argument("--results", metavar="DIR", default=config.RESULTS_DIR, help=folder)
     cores = "cores to use (default: all); in sections 1 to 3 the same numbers"
     p.add_argument("--threads", metavar="N", help=cores)
-    p.add_argument("--device", choices=("auto", "cuda", "mps", "cpu"), default="auto")
-    precisions = ("auto", "float32", "bfloat16", "float16")
-    p.add_argument("--precision", choices=precisions, default="auto", help="of section 4")
+    devices, precisions = ("auto", "cuda", "mps", "cpu"), ("auto", "float32", "bfloat16", "float16")
+    first, fastest = "of section 4 (default: the first that works)", "of section 4 (default: timed)"
+    p.add_argument("--device", choices=devices, default="auto", help=first)
+    p.add_argument("--precision", choices=precisions, default="auto", help=fastest)
     again = p.add_mutually_exclusive_group()
     again.add_argument(
         "--resume",
@@ -185,11 +189,12 @@ def command(name: str, argv: list[str]) -> int:
 
 
 def check_folder(name: str) -> None:
-    """Raise UserError for a name that no folder can have; "" would be the folder of this code."""
+    """Raise UserError where no folder can be; "" would be the folder of this code."""
     if not name:
         raise UserError("--results is empty: give it the name of a folder")
     try:
-        os.stat(name)
+        if not stat.S_ISDIR(os.stat(name).st_mode):
+            raise UserError(f"--results is {name}, which is no folder")
     except FileNotFoundError:
         pass
     except (OSError, ValueError) as error:
@@ -219,6 +224,8 @@ def run(argv: list[str]) -> int:
     if arguments.list:
         print(listing(registry.select(arguments.what) or registry.all_experiments(), mode))
         return 0
+    if arguments.all and arguments.what:
+        raise UserError(f"--all runs everything: leave out {' '.join(arguments.what)}, or --all")
     if arguments.all:
         return execute(arguments, registry.all_experiments(), mode)
     if arguments.what:
@@ -231,13 +238,18 @@ def run(argv: list[str]) -> int:
 
 
 def main() -> int:
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by who started this
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 - to the end
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a console without these characters shows "?"
     warnings.formatwarning = lambda message, *_: f"main.py: {message}\n"  # no line of code
     try:
         if writes():
-            return run(sys.argv[1:])
+            code = run(sys.argv[1:])
+            sys.stdout.flush()  # here, where something can be done if nobody reads it
+            return code
         with Path(os.devnull).open("w") as silence, contextlib.redirect_stdout(silence):
             return run(sys.argv[1:])  # of several processes that torchrun started, one speaks
     except UserError as error:
@@ -245,9 +257,9 @@ def main() -> int:
         return 2
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of a pipe (`| head`) has gone
+    except BrokenPipeError:  # the reader of a pipe (`| head`) has gone: 141, as of SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0 if {"--list", "--help", "-h"} & set(sys.argv) else 141
 
 
 if __name__ == "__main__":

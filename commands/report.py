@@ -78,8 +78,8 @@ def compile_report(program: str, results: Path) -> str:
         path = build / "report.log"
         log = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
         if done.returncode:
-            wrong = re.search(r"(?m)^(?:!|.*?:\d+:) .*", log)
-            words = wrong.group() if wrong else "it wrote no log"
+            wrong = re.search(r"(?m)^(?:!|.*?:\d+: ).*", log)
+            words = wrong.group() if wrong else "it did not say why"
             raise UserError(f"LaTeX failed: {words} (details: {path})")
         if not re.search(r"Rerun to get|undefined references|No file report\.", log):
             break

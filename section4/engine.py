@@ -287,8 +287,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
     """Of a classifier with batches (x, y): softmax cross-entropy, and the share that is right.
 
     y are classes (N,), or shares of classes (N, K) as Mixup makes them; then right is who
-    finds the larger share. Of texts, scores (N, T, K) and y (N, T), every token counts alike;
-    where y is IGNORED it does not count.
+    finds the larger share. Of texts, scores (N, T, K) and y (N, T), every token of a batch counts
+    alike; where y is IGNORED it does not count, and where no token does, both numbers are 0.
     """
 
     def objective(model: nn.Module, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
@@ -299,7 +299,8 @@ def cross_entropy(label_smoothing: float = 0.0) -> Objective:
         loss = nn.functional.cross_entropy(scores, y, label_smoothing=label_smoothing)
         target = y if y.ndim == 1 else y.argmax(1)
         right = (scores.detach().argmax(1) == target).sum()
-        return loss, right / (target != IGNORED).sum()
+        counted = (target != IGNORED).sum()
+        return torch.where(counted > 0, loss, 0.0), right / counted.clamp(min=1)
 
     return objective
 

@@ -105,9 +105,7 @@ def fit(
             seen = _Sums(epoch, optimizer, history.step_loss)
             for batch in data(epoch):
                 if schedule is not None:
-                    rate = schedule(step.number)
-                    for group in optimizer.param_groups:
-                        group["lr"] = rate * group.get("scale", 1.0)
+                    set_rate(optimizer, schedule(step.number))
                 loss, score = step(batch)
                 if average is not None:
                     average.update_parameters(model)
@@ -125,6 +123,12 @@ def fit(
             if on_epoch is not None:
                 on_epoch(history)
     return history
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of all parameters, times the "scale" of those groups that have one."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
 
 
 class _Step:
@@ -176,6 +180,7 @@ class _Step:
             torch.cuda.empty_cache()
 
     def in_parts(self, batch: Batch, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same part by part, each of which counts by its rows."""
         losses = []
         for cut in training.micro_batches(rows, math.ceil(rows / self.history.parts)):
             with self.setting.autocast():
@@ -209,7 +214,7 @@ class _Sums:
                 rate = self.optimizer.param_groups[0]["lr"]
                 raise FloatingPointError(
                     f"the loss became {value} in epoch {self.epoch + 1}, step "
-                    f"{len(self.step_loss)}, at learning rate {rate:g}: try a smaller one"
+                    f"{len(self.step_loss) + 1}, at learning rate {rate:g}: try a smaller one"
                 )
             self.step_loss.append(value)
             self.sums = [a + b for a, b in zip(self.sums, sums)]
@@ -257,8 +262,8 @@ def evaluation(model: nn.Module, setting: Setting) -> Iterator[None]:
 def evaluate(
     model: nn.Module, objective: Objective, data: Data, setting: Setting = PLAIN
 ) -> tuple[float, float]:
-    """(loss, score) over all batches of `data(0)`, without learning; of several processes each
-    does its share."""
+    """(loss, score) over all batches of `data(0)`, without learning: means, in which each batch
+    counts by its rows. Of several processes each does its share."""
     sums = torch.zeros(3, dtype=torch.float64)
     with evaluation(model, setting):
         for batch in data(0):

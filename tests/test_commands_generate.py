@@ -73,10 +73,10 @@ def test_narrower_choices(call: Call) -> None:
         (["--prompt", "so xy"], "unknown characters 'xy'"),
         (["--prompt", "s", "--count", "0"], "--count must be a whole number of at least 1, got 0"),
         (["--prompt", "s", "--count", "-3"], "--count must be a whole number"),
-        (["--prompt", "s", "--temperature", "0"], "temperature must be above 0"),
+        (["--prompt", "s", "--temperature", "0"], "--temperature must be a number above 0"),
         (["--prompt", "s", "--temperature", "nan"], "--temperature must be a number"),
         (["--prompt", "s", "--top-k", "1.5"], "--top-k must be a whole number"),
-        (["--prompt", "s", "--top-p", "1.5"], "top_p must be above 0 and at most 1"),
+        (["--prompt", "s", "--top-p", "1.5"], "--top-p must be a number above 0 and at most 1"),
         (["--prompt", "s", "--seed", "x"], "--seed must be a whole number of at least 0"),
     ],
 )

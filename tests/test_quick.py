@@ -14,7 +14,7 @@ from utils.experiments import registry, results
 ALL = registry.all_experiments()
 FIRST = ("activation_functions", "cnn_gradient_checking", "resnet18_cifar10",
          "sliding_window_detection", "numpy_gan", "attention_from_scratch")  # fmt: skip
-STARTS = [[experiment.name for experiment in ALL].index(name) for name in FIRST]
+STARTS = [0, *([experiment.name for experiment in ALL].index(name) for name in FIRST[1:])]
 PARTS = [ALL[start:end] for start, end in pairwise([*STARTS, len(ALL)])]  # for several processes
 
 

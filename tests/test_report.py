@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import main
 from commands import report
 from tests.utils.output.saved import save_result
 from tests.utils.output.test_latex import HOSTILE, save
+from utils.errors import UserError
 from utils.experiments import registry
 from utils.experiments.results import Table
 
@@ -90,6 +92,27 @@ def test_a_folder_that_latex_cannot_read_is_refused(
 ) -> None:
     assert call(monkeypatch, "report", "--results", tmp_path / "100%") == 2
     assert "plainer name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("(report.tex\n! Undefined control sequence.\n", "! Undefined control sequence."),
+        ("(report.tex\n./report.tex:3: Emergency stop.\n", "./report.tex:3: Emergency stop."),
+        ("!pdfTeX error: a.png: no file\n==> F", "!pdfTeX error: a.png: no file"),
+        ("nothing\n", "it did not say why"),
+    ],
+)
+def test_where_latex_fails_its_first_error_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: str, words: str
+) -> None:
+    def fail(command: list[str], **options: object) -> subprocess.CompletedProcess:
+        (tmp_path / "report/build/report.log").write_text(log)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(UserError, match=re.escape(f"LaTeX failed: {words} (details: ")):
+        report.compile_report("pdflatex", tmp_path)
 
 
 def test_complaints_are_what_a_reader_would_stumble_over() -> None:

@@ -29,8 +29,8 @@ class Network:
     def about(self) -> str:
         """Which network this is, what it learned from, and how well, in words."""
         info, counts = self.result.info, self.result.arrays["confusion"]  # of this very network
-        data = "; ".join(used["description"] for used in info["data"].values())
         right, tests = int(counts.trace()), int(counts.sum())
+        data = "; ".join(self.result.data)
         sentence = (
             f"A CNN of {self.result.metrics['parameters']:,} parameters, trained in "
             f"{info['settings']['mode'].upper()} mode on {data}: {right:,} of {tests:,} test "

@@ -40,12 +40,12 @@ from section4.detection.metrics import (
     mean_average_precision,
 )
 
+THRESHOLD = 0.5  # IoU from which on a box is good enough
+BACKGROUND = 0.1  # IoU below which a box has nothing to do with a thing
 KINDS = ("class", "location", "both", "duplicate", "background", "missed")
 
 
-def judge(
-    detections: Detections, truth: Truth, threshold: float = 0.5, background: float = 0.1
-) -> tuple[np.ndarray, np.ndarray]:
+def judge(detections: Detections, truth: Truth) -> tuple[np.ndarray, np.ndarray]:
     """The kind of each detection of one image, "right" or one of KINDS (N,), and its true box (N,).
 
     That is the one which it found or, by a wrong class or location, failed to find; -1 for others.
@@ -57,14 +57,14 @@ def judge(
     own, other = np.where(same, overlap, 0), np.where(same, 0, overlap)
     order = np.argsort(-detections.scores, kind="stable")
     matched = np.empty(len(order), int)
-    matched[order] = match(own[order], [threshold])[0]
+    matched[order] = match(own[order], [THRESHOLD])[0]
     best, rival = own.max(1), other.max(1)
     conditions = {
         "right": matched >= 0,
-        "location": (background <= best) & (best < threshold),
-        "class": rival >= threshold,
-        "duplicate": best >= threshold,
-        "both": rival >= background,
+        "location": (best >= BACKGROUND) & (best < THRESHOLD),
+        "class": rival >= THRESHOLD,
+        "duplicate": best >= THRESHOLD,
+        "both": rival >= BACKGROUND,
     }
     judged = np.select(list(conditions.values()), list(conditions), "background")
     targets = np.select(
@@ -73,13 +73,6 @@ def judge(
         -1,
     )
     return judged, targets
-
-
-def kinds(
-    detections: Detections, truth: Truth, threshold: float = 0.5, background: float = 0.1
-) -> np.ndarray:
-    """The kind of each detection of one image: "right", or one of KINDS but "missed" (N,)."""
-    return judge(detections, truth, threshold, background)[0]
 
 
 def missed(truth: Truth, targets: np.ndarray) -> np.ndarray:
@@ -110,27 +103,21 @@ def mend(
     return Detections(boxes[kept], detections.scores[kept], labels[kept]), truth
 
 
-def breakdown(
-    found: Sequence[Detections],
-    true: Sequence[Truth],
-    classes: int,
-    threshold: float = 0.5,
-    background: float = 0.1,
-) -> dict[str, float]:
-    """The rise of mAP at that threshold by each oracle alone, in the order of KINDS.
+def breakdown(found: Sequence[Detections], true: Sequence[Truth], classes: int) -> dict[str, float]:
+    """The rise of mAP@0.5 by each oracle alone, in the order of KINDS.
 
     A class of which nothing is left to find drops out of the mean; if nothing is left at all, mAP
     counts as 1. No rise is negative where no image has more than 100 detections, so that COCO
     looks at all of them. Raises ValueError where there is nothing to find.
     """
-    before = mean_average_precision(found, true, classes, [threshold])
+    before = mean_average_precision(found, true, classes, [THRESHOLD])
     if np.isnan(before):
         raise ValueError(f"no image has a true box of classes 0 to {classes - 1}: nothing to find")
-    judged = [judge(*image, threshold, background) for image in zip(found, true)]
+    judged = [judge(*image) for image in zip(found, true)]
     rises = {}
     for kind in KINDS:
         mended = [mend(kind, d, t, *verdict) for d, t, verdict in zip(found, true, judged)]
         detections, truths = zip(*mended)
-        after = mean_average_precision(detections, truths, classes, [threshold])
+        after = mean_average_precision(detections, truths, classes, [THRESHOLD])
         rises[kind] = (1.0 if np.isnan(after) else after) - before
     return rises

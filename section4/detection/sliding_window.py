@@ -105,13 +105,13 @@ def crops(images: torch.Tensor, windows: torch.Tensor) -> torch.Tensor:
     steps = (torch.arange(WINDOW, device=windows.device) + 0.5) / WINDOW
     low, size = windows[..., None, :2], windows[..., None, 2:] - windows[..., None, :2]
     at = low + size * steps[:, None]  # (N, R, 32, 2): x and y in pixels
-    at = 2 * at / at.new_tensor(images.shape[:1:-1]) - 1  # -1 and 1 are the edges of the picture
+    sides = at.new_tensor(images.shape[:1:-1])
+    at = torch.minimum(at.clamp(min=0.5), sides - 0.5)  # the middles of the outermost pixels
+    at = 2 * at / sides - 1  # -1 and 1 are the edges of the picture
     x, y = at.unbind(-1)
     grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), -1)
-    shown = functional.grid_sample(
-        images, grid.flatten(1, 2), padding_mode="border", align_corners=False
-    )  # (N, C, R 32, 32)
-    return shown.unflatten(2, (-1, WINDOW)).transpose(1, 2)
+    shown = functional.grid_sample(images, grid.flatten(1, 2), align_corners=False)
+    return shown.unflatten(2, (-1, WINDOW)).transpose(1, 2)  # (N, C, R 32, 32) -> (N, R, C, 32, 32)
 
 
 def windows_of(scores: torch.Tensor, scale: float) -> torch.Tensor:

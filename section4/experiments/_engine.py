@@ -39,6 +39,15 @@ def find_device(run: Run) -> torch.device:
     except ValueError as error:
         raise UserError(str(error)) from error
     torch.set_num_threads(run.threads or THREADS)
+    flag, name, processes = "--batch-size ", "batch_size", distributed.count()
+    if device.type != "cpu" and "batch_size_on_gpu" in run.budget:
+        flag, name = "--set batch_size_on_gpu=", "batch_size_on_gpu"
+    rows = run.budget.get(name, processes)
+    if rows < processes:
+        raise UserError(
+            f"{processes} processes cannot share a batch of {counted(rows, 'row')}: take "
+            f"{flag}{processes} or more"
+        )
     distributed.join(device)
     if not run.engine:
         print(f"      on {device}" + (f" ({reason})" if reason else ""), flush=True)

@@ -25,7 +25,7 @@ from section4.gans.losses import Game, gradient_penalty
 from section4.gans.models import Discriminator, Generator
 from section4.gans.numpy_gan import History, Measure
 from section4.images import device_seed
-from section4.training import Data, evaluation
+from section4.training import Data, evaluation, set_rate
 
 
 def fit(
@@ -101,7 +101,9 @@ def fit(
             seen = _Seen(history)
             for number, batch in enumerate(data(epoch), 1):
                 if schedule is not None:
-                    step.set_rate(schedule(step.batches))
+                    rate = schedule(step.batches)
+                    for optimizer in optimizers:
+                        set_rate(optimizer, rate)
                 seen.add("discriminator_loss", *step.discriminate(batch))
                 if number % discriminator_steps == 0:
                     seen.add("generator_loss", step.generate(batch))
@@ -153,11 +155,6 @@ class _Step:
         self.optimizers, self.setting = optimizers, setting
         self.scalers = setting.scaler(), setting.scaler()
         self.batches = 0  # that the discriminator has learned from
-
-    def set_rate(self, rate: float) -> None:
-        for optimizer in self.optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = rate * group.get("scale", 1.0)
 
     def discriminate(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss, length of its gradient) of the discriminator."""

@@ -82,14 +82,6 @@ def hinge() -> Game:
     )
 
 
-GAMES: dict[str, Callable[[], Game]] = {
-    "non-saturating": non_saturating,
-    "least squares": least_squares,
-    "WGAN-GP": wasserstein,
-    "hinge": hinge,
-}
-
-
 def gradient_penalty(
     discriminator: nn.Module | Score,
     real: torch.Tensor,

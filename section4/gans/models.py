@@ -112,21 +112,19 @@ def dcgan_generator(
 
 
 def dcgan_discriminator(
-    shape: Shape = (1, 28, 28), widths: Sequence[int] = (64, 128), *,
-    classes: int = 0, batchnorm: bool = False,
-) -> Discriminator:  # fmt: skip
+    shape: Shape = (1, 28, 28), widths: Sequence[int] = (64, 128), *, classes: int = 0
+) -> Discriminator:
     """Half as large for each width, by convolutions of stride 2 and leaky ReLUs; then scores.
 
-    The paper has batch norm after all convolutions but the first; WGAN-GP must not have it.
+    The paper has batch norm after all convolutions but the first. Here is none: WGAN-GP must
+    not have it.
     Raises ValueError for an image that cannot be halved so often.
     Source: Radford, Metz, Chintala, arXiv:1511.06434.
     """
     layers: list[nn.Module] = []
     channels = shape[0]
-    for number, width in enumerate(widths):
-        norm = batchnorm and number > 0
-        layers.append(nn.Conv2d(channels, width, 4, 2, 1, bias=not norm))
-        layers += [*[nn.BatchNorm2d(width)] * norm, nn.LeakyReLU(SLOPE)]
+    for width in widths:
+        layers += [nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(SLOPE)]
         channels = width
     features = channels * math.prod(halved(shape, len(widths)))
     return initialised(Discriminator(nn.Sequential(*layers, nn.Flatten()), features, classes))

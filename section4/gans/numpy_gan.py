@@ -271,7 +271,7 @@ def fit(
             for x in data(rng):
                 if schedule is not None:
                     for optimizer in optimizers:
-                        optimizer.lr = schedule(optimizer.steps)
+                        optimizer.lr = float(schedule(optimizer.steps))
                 first, second = rng.standard_normal((2, len(x), noise)).astype(dtype)
                 loss, length = step.discriminate(x, first)
                 history.add("discriminator_loss", loss)

@@ -153,7 +153,7 @@ def parameter_groups(model: nn.Sequential, body_scale: float) -> list[dict]:
 
 
 def linear_classifier(
-    features: torch.Tensor, labels: torch.Tensor, classes: int, decay: float, steps: int = 100
+    features: torch.Tensor, labels: torch.Tensor, classes: int, decay: float
 ) -> nn.Linear:
     """The linear layer that tells the classes apart by their features (N, D), on the CPU.
 
@@ -165,7 +165,7 @@ def linear_classifier(
     layer = nn.Linear(z.shape[1], classes)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
-    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=steps, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

@@ -73,7 +73,6 @@ class ResNet(nn.Module):
         blocks: Sequence[int],
         *,
         classes: int = 10,
-        channels: int = 3,
         stem: str = "small",
         skip: bool = True,
         projection: bool = True,
@@ -83,7 +82,7 @@ class ResNet(nn.Module):
             raise ValueError(f"stem must be small or large, got {stem!r}")
         large = stem == "large"
         self.conv1 = nn.Conv2d(
-            channels, widths[0], 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False
+            3, widths[0], 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False
         )
         self.bn1 = nn.BatchNorm2d(widths[0])
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()

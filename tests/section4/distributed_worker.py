@@ -17,7 +17,7 @@ from section2.schedules import cosine
 from section4 import distributed, engine
 from section4.engine import Setting, cross_entropy
 from section4.gans.adversarial import fit as adversarial_fit
-from section4.gans.losses import GAMES
+from section4.gans.losses import wasserstein
 from section4.gans.models import mlp_discriminator, mlp_generator
 from section4.images import Batches
 from section4.training import averaged, evaluate, fit
@@ -109,7 +109,7 @@ def adversarial() -> dict[str, Any]:
         rows = torch.linspace(-1, 1, 24).reshape(12, 2)
         yield from [(distributed.share(rows),)] * 3
 
-    history = adversarial_fit(*players, GAMES["WGAN-GP"](), optimizers, data, epochs=2, seed=0)
+    history = adversarial_fit(*players, wasserstein(), optimizers, data, epochs=2, seed=0)
     weights = [player.state_dict() for player in players]
     return {"weights": weights, "loss": history.discriminator_loss}
 

@@ -272,6 +272,14 @@ def test_what_is_ignored_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_where_all_is_ignored_there_is_nothing_to_learn(smoothing: float) -> None:
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    loss, right = cross_entropy(smoothing)(nn.Identity(), (x, torch.full((2, 3), IGNORED)))
+    loss.backward()
+    assert loss == right == 0 and x.grad is not None and not x.grad.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_is_that_of_pytorch(smoothing: float) -> None:
     x, y = torch.randn(12, 5, generator=torch.Generator().manual_seed(3)), torch.arange(12) % 5
     loss, right = cross_entropy(smoothing)(nn.Identity(), (x, y))

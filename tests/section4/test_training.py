@@ -443,7 +443,7 @@ def test_a_loss_that_is_not_finite_keeps_the_checkpoint_of_the_good_epoch(tmp_pa
         for number, (x, y) in enumerate(batches(epoch)):
             yield (x * math.nan if number == 1 else x), y
 
-    with pytest.raises(FloatingPointError, match=r"nan in epoch 2, step 4, at learning rate 0\.1:"):
+    with pytest.raises(FloatingPointError, match=r"nan in epoch 2, step 5, at learning rate 0\.1:"):
         learn(model, data=spoilt, checkpoints=tmp_path, resume=True)
     assert (tmp_path / "last.pt").read_bytes() == good and len(list(tmp_path.iterdir())) == 1
 

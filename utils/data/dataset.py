@@ -41,21 +41,18 @@ class Dataset:
     provenance: Provenance
     description: str
 
-    def subset(
-        self: AnyDataset,
-        train: int | None = None,
-        test: int | None = None,
-        *,
-        rng: np.random.Generator,
-    ) -> AnyDataset:
-        """A smaller set: `train` and `test` samples drawn without replacement.
+    def subset(self: AnyDataset, n: int | None, rng: np.random.Generator) -> AnyDataset:
+        """The same with `n` training samples, drawn without replacement.
 
         None, or more than there are, keeps all of them in their order.
-        Raises DataError if a count is below 1.
+        Raises DataError if n is below 1.
         """
-        train_x, train_y = _draw(self.train_x, self.train_y, train, rng)
-        test_x, test_y = _draw(self.test_x, self.test_y, test, rng)
-        return replace(self, train_x=train_x, train_y=train_y, test_x=test_x, test_y=test_y)
+        if n is None or n >= len(self.train_x):
+            return self
+        if n < 1:
+            raise DataError(f"Asked for {n} samples: ask for at least 1.")
+        chosen = rng.permutation(len(self.train_x))[:n]
+        return replace(self, train_x=self.train_x[chosen], train_y=self.train_y[chosen])
 
     def split_validation(self, n: int, rng: np.random.Generator) -> SplitDataset:
         """Move `n` random training samples into a validation set; the test set stays as it is.
@@ -91,15 +88,3 @@ class TextData:
     text: str
     provenance: Provenance
     description: str
-
-
-def _draw(
-    x: np.ndarray, y: np.ndarray, n: int | None, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """`n` random rows of x (N, ...) and y (N,); both unchanged for None or n >= N."""
-    if n is None or n >= len(x):
-        return x, y
-    if n < 1:
-        raise DataError(f"Asked for {n} samples: ask for at least 1.")
-    chosen = rng.permutation(len(x))[:n]
-    return x[chosen], y[chosen]

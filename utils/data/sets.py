@@ -5,8 +5,8 @@
     "real"       files     download, or error     download, or error
     "embedded"   embedded  embedded               embedded
 
-A set of which only some files are there, or a file that is damaged, is never passed over
-in silence: that is an error, which says which file and what to do.
+A file that is damaged is never passed over in silence: that is an error, which says which file
+and what to do. So is a set of which only some files are there, where nothing may be downloaded.
 """
 
 from __future__ import annotations

@@ -10,9 +10,10 @@ from utils.errors import UserError
 from utils.experiments.registry import Experiment
 
 MAY_BE_ZERO = {"crop", "hole", "shift", "window_epochs"}  # of the whole numbers; others count
-ABOVE_ZERO = {"lr", "lr_on_gpu", "common_lr", "generator_lr", "peaks", "temperatures", "top_p"}
+ABOVE_ZERO = {"lr", "lr_on_gpu", "common_lr", "generator_lr", "peaks", "temperatures", "top_p",
+              "--temperature", "--top-p"}  # fmt: skip
 BELOW_ONE = {"dropout", "dropout_on_gpu", "rates", "mean"}  # at 1 nothing would be left
-AT_MOST_ONE = {"wrong", "top_p"}
+AT_MOST_ONE = {"wrong", "top_p", "--top-p"}
 
 
 class Budget(dict):

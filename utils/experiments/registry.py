@@ -59,7 +59,10 @@ class Experiment:
         return {key: value for key, value in self.budget(mode).items() if key != "seconds"}
 
     def expected_seconds(self, mode: str) -> float:
-        return self.budget(mode)["seconds"]
+        budget = self.budget(mode)
+        if "seconds" not in budget:
+            raise UserError(f"config.BUDGETS gives {self.name} no 'seconds', the time to expect")
+        return budget["seconds"]
 
     def module(self) -> ModuleType:
         return importlib.import_module(f"section{self.section}.experiments.{self.name}")
@@ -67,7 +70,10 @@ class Experiment:
 
 def question_of(path: Path) -> str:
     """The first paragraph of the docstring of a Python file, on one line."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    try:
+        docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path.name))
+    except (SyntaxError, ValueError) as error:  # ValueError: bytes that are no text
+        raise UserError(f"{path} cannot be read as Python: {error}") from error
     if not docstring:
         raise UserError(f"{path} must begin with a docstring that asks the experiment's question")
     return " ".join(docstring.split("\n\n")[0].split())

@@ -84,6 +84,11 @@ class Result:
         if self.headline not in self.metrics:
             raise ValueError(f"the headline {self.headline!r} is none of {', '.join(self.metrics)}")
 
+    @property
+    def data(self) -> list[str]:
+        """What data it rests on, in words."""
+        return [used["description"] for used in self.info["data"].values()]
+
 
 def write_files(files: Mapping[Path, Callable[[BinaryIO], object]]) -> None:
     """Create or replace each path with what its function puts into the file: all or none.
@@ -221,8 +226,9 @@ def load(folder: Path) -> Result:
         record["curves"] = {k: _curve(v) for k, v in record["curves"].items()}
         record["tables"] = {k: _table(v) for k, v in record["tables"].items()}
         _check_words([record["answer"], record["headline"]])
-        _check_info(record["info"])
-        return Result(**record)
+        result = Result(**record)
+        _check_info(result)
+        return result
     except FileNotFoundError as error:
         raise UserError(f"there is no result in {folder}: run the experiment first") from error
     except Exception as error:  # a damaged file can lead a reader anywhere
@@ -273,9 +279,9 @@ def _table(record: dict[str, Any]) -> Table:
     return table
 
 
-def _check_info(info: dict[str, Any]) -> None:
+def _check_info(result: Result) -> None:
     """Raise an error where what is read of every result is missing or of a wrong type."""
+    info = result.info
     if math.isnan(_number(info["seconds"])):
         raise ValueError("the time it took is missing")
-    _check_words([info["settings"]["mode"], *info.get("figures", [])])
-    _check_words([used["description"] for used in info["data"].values()])
+    _check_words([info["settings"]["mode"], *info.get("figures", []), *result.data])

@@ -98,26 +98,28 @@ class Run:
         was finished starts anew without --resume, and until then its weights are there to be used.
         """
         folder = self.checkpoints_of(self.experiment.name)
+        if not writes():
+            yield folder
+            return
         unfinished, finished = folder / "unfinished.json", folder / "finished.json"
         identity = to_json(self.identity())
         stamps = [stamp for stamp in (unfinished, finished) if stamp.is_file()]
         known = any(stamp.read_bytes() == identity for stamp in stamps)
         self.resumed = self.settings.resume and known
-        if writes():
-            if not self.resumed:
-                for stamp in stamps:  # first: a folder half deleted is not to be gone on with
-                    stamp.unlink()
-                shutil.rmtree(folder, ignore_errors=True)
-            write_file(unfinished, identity)
+        if not self.resumed:
+            for stamp in stamps:  # first: a folder half deleted is not to be gone on with
+                stamp.unlink()
+            if folder.exists():
+                shutil.rmtree(folder)
+        write_file(unfinished, identity)
         yield folder
-        if writes():
-            write_file(finished, identity)
-            unfinished.unlink(missing_ok=True)
+        write_file(finished, identity)
+        unfinished.unlink(missing_ok=True)
 
     def load(self, name: str) -> Any:
         """The data set `name` by the policy of this run; it is noted in the result.
 
-        QUICK never downloads. See `utils.data.load` for what is raised.
+        QUICK downloads by the policy "real" alone. See `utils.data.load` for what is raised.
         """
         data: Dataset | TextData = load_data(
             name,

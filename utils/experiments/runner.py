@@ -89,8 +89,8 @@ def run_each(
     except KeyboardInterrupt:
         interrupted = True
     finally:
-        print_summary(outcomes)
         publish(settings)
+        print_summary(outcomes)
     if interrupted:
         print(f"\nStopped; {len(outcomes)} finished. Go on with the same command and --resume.")
         return INTERRUPTED
@@ -144,6 +144,8 @@ def attempt(run: Run, force: bool) -> Outcome:
             (folder / "failure.json").unlink(missing_ok=True)
             if not all((folder / name).exists() for name in result.info.get("figures", ["none"])):
                 draw(run.experiment, result, folder)
+    except BrokenPipeError:  # nobody reads what is printed any more
+        raise
     except Exception as error:
         refuse_full_disk(error)
         return failure(run, error)
@@ -209,7 +211,7 @@ def draw(experiment: Experiment, result: Result, folder: Path) -> None:
 def subtitle(result: Result) -> str:
     """The data and settings that stand under the title of every figure."""
     settings = result.info["settings"]
-    data = "; ".join(used["description"] for used in result.info["data"].values())
+    data = "; ".join(result.data)
     words = [data, settings["mode"].upper(), f"seed {settings['seed']}", result.info.get("engine")]
     return " · ".join(filter(None, words))
 
@@ -310,7 +312,7 @@ def print_summary(outcomes: list[Outcome]) -> None:
         else:
             headline = f"{result.headline} {result.metrics[result.headline]:.4g}"
             seconds = f"{result.info['seconds']:.1f} s"
-            data = "; ".join(used["description"] for used in result.info["data"].values())
+            data = "; ".join(result.data)
             words = result.answer
         print(f"{name:<26}{headline:<34}{seconds:>8}  {data}")
         print(textwrap.fill(words, width, initial_indent="    ", subsequent_indent="    "))

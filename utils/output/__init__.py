@@ -1,1 +1,1 @@
-"""What people look at: plots."""
+"""What people look at: plots, the page of results, LaTeX, Markdown."""

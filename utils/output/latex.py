@@ -16,9 +16,10 @@ import re
 import textwrap
 import unicodedata
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from utils.errors import UserError
 from utils.experiments import registry, results
@@ -314,16 +315,12 @@ def changed(experiment: Experiment, result: Result) -> dict[str, Any]:
     return {k: v for k, v in settings["budget"].items() if k not in usual or usual[k] != v}
 
 
-def data_of(result: Result) -> list[str]:
-    return [used["description"] for used in result.info["data"].values()]
-
-
 def provenance(experiment: Experiment, result: Result) -> str:
     info, other = result.info, changed(experiment, result)
     commit = info["code"]["commit"] or "outside git"
     words = [
         *conditions(result),
-        "data: " + "; ".join(data_of(result)),
+        "data: " + "; ".join(result.data),
         "settings other than in config.py: " + ", ".join(f"{k} = {v}" for k, v in other.items())
         if other
         else "",
@@ -370,10 +367,6 @@ def summary(found: dict[Experiment, Result], total: int) -> str:
     return "\n\n".join(lines)
 
 
-def _put(text: bytes, file: BinaryIO) -> None:
-    file.write(text)
-
-
 def write(folder: Path) -> None:
     """Write `report/` in the results folder from all results in it; what was there is replaced.
 
@@ -403,6 +396,6 @@ def write(folder: Path) -> None:
     report = folder / "report"
     files = {report / f"{name}.tex": f"{text}\n".encode() for name, text in texts.items()}
     new = {p: text for p, text in files.items() if not p.exists() or p.read_bytes() != text}
-    results.write_files({path: partial(_put, text) for path, text in new.items()})
+    results.write_files({path: methodcaller("write", text) for path, text in new.items()})
     for old in {*report.glob("*.tex")} - set(files):
         old.unlink()

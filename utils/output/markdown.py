@@ -11,7 +11,7 @@ from utils.errors import UserError
 from utils.experiments import registry, results
 from utils.experiments.registry import Experiment, time_taken
 from utils.experiments.results import Result, write_file
-from utils.output.latex import changed, data_of
+from utils.output.latex import changed
 
 HEAD = """# What the experiments found
 
@@ -73,7 +73,7 @@ def listed(run: list[tuple[Experiment, Result]]) -> str:
 def rests_on(experiment: Experiment, result: Result) -> str:
     """Time, data, and what of the budget was not as in config.py, as --set would have it."""
     other = [f"{key}={value}" for key, value in changed(experiment, result).items()]
-    return "; ".join([f"{time_taken(result.info)} on {', '.join(data_of(result))}", *other])
+    return "; ".join([f"{time_taken(result.info)} on {', '.join(result.data)}", *other])
 
 
 def escape(text: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from section4.detection.errors import KINDS, breakdown, judge, kinds, mend, missed
+from section4.detection.errors import KINDS, breakdown, judge, mend, missed
 from section4.detection.metrics import Detections, Truth, mean_average_precision
 
 CLASSES = 3
@@ -22,6 +22,10 @@ NOWHERE: Box = (80, 80, 90, 90)
 def detections(*rows: tuple[Box, float, int]) -> Detections:
     boxes, scores, labels = zip(*rows)
     return Detections(np.array(boxes, float), np.array(scores), np.array(labels))
+
+
+def kinds(found: Detections, true: Truth) -> np.ndarray:
+    return judge(found, true)[0]
 
 
 def truth(*rows: tuple[Box, int]) -> Truth:
@@ -83,15 +87,6 @@ def test_kinds_of_one_image() -> None:
     assert missed(true, targets).tolist() == [False, True]
     assert (kinds(found, Truth(np.zeros((0, 4)), np.zeros(0, int))) == "background").all()
     assert kinds(Detections(np.zeros((0, 4)), np.zeros(0), np.zeros(0, int)), true).shape == (0,)
-
-
-def test_thresholds_move_the_limits_between_kinds() -> None:
-    found = detections((SHIFTED, 0.9, 0), (BARELY, 0.8, 0))
-    true = truth((HERE, 0))
-    assert kinds(found, true).tolist() == ["location", "background"]
-    assert kinds(found, true, threshold=0.3).tolist() == ["right", "background"]
-    assert kinds(found, true, background=0.05).tolist() == ["location", "location"]
-    assert kinds(found, true, background=0.4).tolist() == ["background", "background"]
 
 
 def test_overlaps_on_the_limits_count_as_enough() -> None:

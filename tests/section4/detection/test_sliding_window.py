@@ -92,6 +92,26 @@ def test_crops_of_whole_pixels_are_those_pixels() -> None:
             torch.testing.assert_close(found[image, number], expected)
 
 
+def test_beyond_the_edge_the_nearest_pixel_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of a picture with a wide border of such pixels; also where nothing of it is in sight.
+
+    Without PyTorch's own way, which Apple's GPUs refuse.
+    """
+    images = torch.rand(2, 3, 24, 40, dtype=torch.float64)
+    wide = functional.pad(images, (200,) * 4, mode="replicate")
+    windows = random_boxes(2, 60, side=380, seed=1) - 170
+    expected, sample = crops(wide, windows + 200), functional.grid_sample
+
+    def on_apple(*arguments: torch.Tensor, **options: object) -> torch.Tensor:
+        assert options.get("padding_mode") != "border"
+        return sample(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(functional, "grid_sample", on_apple)
+    torch.testing.assert_close(crops(images, windows), expected)
+    found = crops(images.float(), windows.float())
+    torch.testing.assert_close(found, expected.float(), rtol=0, atol=1e-4)
+
+
 def test_windows_twice_as_large_show_every_second_place_between_pixels() -> None:
     images = torch.rand(1, 1, 64, 64, dtype=torch.float64)
     found = crops(images, torch.tensor([[[0.0, 0, 64, 64]]], dtype=torch.float64))[0, 0]

@@ -15,13 +15,14 @@ from torch import nn
 from section4 import distributed
 from section4.engine import PRECISIONS, Setting, gradient_norm
 from section4.gans.adversarial import fit, sample
-from section4.gans.losses import GAMES, Game, gradient_penalty
+from section4.gans.losses import Game, gradient_penalty
 from section4.gans.mixtures import ring
 from section4.gans.models import mlp_discriminator, mlp_generator
 from section4.gans.numpy_gan import History
 from section4.gans.spectral_norm import spectrally_normalised
 from section4.images import device_seed
 from section4.training import averaged
+from tests.section4.gans.test_losses import GAMES
 
 CPU = torch.device("cpu")
 ROWS, SEED = 32, 3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -10,8 +11,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from section4.gans import losses
-from section4.gans.losses import GAMES, Game, gradient_penalty
+from section4.gans.losses import Game, gradient_penalty
 
+GAMES: dict[str, Callable[[], Game]] = {
+    "non-saturating": losses.non_saturating,
+    "least squares": losses.least_squares,
+    "WGAN-GP": losses.wasserstein,
+    "hinge": losses.hinge,
+}
 REAL = torch.tensor([2.0, -0.5, 0.3], dtype=torch.float64)
 FAKE = torch.tensor([-3.0, 0.25, 1.5], dtype=torch.float64)
 

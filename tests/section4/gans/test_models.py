@@ -37,7 +37,7 @@ def test_images_come_out_and_scores(shape: Shape, classes: int) -> None:
         ),
         (
             dcgan_generator(7, shape, (6, 4), classes=classes),
-            dcgan_discriminator(shape, (4, 6), classes=classes, batchnorm=True),
+            dcgan_discriminator(shape, (4, 6), classes=classes),
         ),
     ):
         assert generator.noise == 7

@@ -81,7 +81,7 @@ def test_digits_are_the_last_of_the_file_and_learnable() -> None:
 @pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
 def test_shapes_need_more_than_a_linear_classifier(name: str) -> None:
     data = embedded(name)
-    small = data.subset(train=2000, rng=np.random.default_rng(0))
+    small = data.subset(2000, rng=np.random.default_rng(0))
     pooled = small.train_x[:, ::2, ::2].mean(axis=-1, keepdims=True)
     pooled_test = small.test_x[:, ::2, ::2].mean(axis=-1, keepdims=True)
     reduced = Dataset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +64,21 @@ def test_a_run_writes_result_arrays_and_figure(course: Course, tmp_path: Path) -
     assert {"commit", "dirty"} == info["code"].keys()
     peak = machine.peak_memory_mb()
     assert peak is None or info["peak_memory_mb"] > 10
+
+
+@pytest.mark.parametrize(("system", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_peak_memory_is_in_millions_of_bytes(
+    monkeypatch: pytest.MonkeyPatch, system: str, unit: int
+) -> None:
+    """Linux counts in 1,024 bytes, whatever it calls them."""
+    status = "Name:\tpython\nVmHWM:\t  250000 kB\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: status)
+    assert machine.peak_memory_mb() == 256
+    resource = pytest.importorskip("resource")
+    monkeypatch.setattr(Path, "read_text", lambda path: "")
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_maxrss=250_000))
+    assert machine.peak_memory_mb() == 0.25 * unit
 
 
 def test_what_is_saved_can_be_loaded(course: Course, tmp_path: Path) -> None:
@@ -180,6 +196,44 @@ def test_ctrl_c_keeps_what_is_done(
     assert "--resume" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other errors for its pipes")
+def test_who_reads_no_more_stops_the_run_and_loses_nothing(
+    course: Course, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    leave = f'"""Gone?"""\nimport os\ndef compute(run):\n    os.close({reader})\n    print()\n'
+    (tmp_path / "section9" / "experiments" / "broken.py").write_text(leave)
+    with open(writer, "w", buffering=1) as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert course("--all") == 141
+    assert record(tmp_path, "good") and (tmp_path / "out" / "index.html").exists()
+    assert not (tmp_path / PLACE / "broken").exists(), "recorded as an error of the experiment"
+    assert not (tmp_path / PLACE / "other").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other errors for its pipes")
+def test_who_reads_the_list_may_stop_anywhere(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert course("--list") == 0
+
+
+def test_closed_streams_are_as_if_nobody_read_or_wrote(
+    course: Course, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("stdin", "stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert course() == 2
+    assert course("good") == 0
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        assert not stream.isatty()
+        stream.close()
+
+
 # --- bad input: one sentence, exit code 2 ---------------------------------------------------
 
 
@@ -269,6 +323,41 @@ def test_every_number_of_config_can_be_set_and_an_impossible_one_cannot() -> Non
         parse("epochs", "0", 2)
 
 
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (
+            '"""Is it?"""\nx = (1\n',
+            r"good.py cannot be read as Python: '\(' was never closed .*line 2",
+        ),
+        ("x = 1\n", "good.py must begin with a docstring"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_named(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture, written: str, words: str
+) -> None:
+    (tmp_path / "section9" / "experiments" / "good.py").write_text(written)
+    for command in ("--list", "other"):
+        assert course(command) == 2
+        assert re.search(words, one_sentence(capsys))
+
+
+def test_a_budget_must_say_what_time_to_expect(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.delitem(config.BUDGETS[9]["good"], "seconds")
+    assert course("--list") == 2
+    assert "config.BUDGETS gives good no 'seconds'" in one_sentence(capsys)
+
+
+def test_all_and_a_name_contradict_each_other(
+    course: Course, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert course("--all", "god") == 2
+    assert "leave out god, or --all" in one_sentence(capsys)
+    assert not (tmp_path / "out").exists()
+
+
 def test_no_terminal(
     course: Course, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,7 +372,7 @@ def test_results_folder_that_cannot_be(
 ) -> None:
     (tmp_path / "out").write_text("a file where the folder should be")
     assert course("good") == 2
-    assert "could not write" in one_sentence(capsys)
+    assert f"--results is {tmp_path / 'out'}, which is no folder" in one_sentence(capsys)
     assert (tmp_path / "out").read_text() == "a file where the folder should be"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +140,21 @@ def test_checkpoints_are_kept_or_cleared_by_the_first_process(
     assert stopped(resume=False), "the second process has cleared the folder"
     process(0)
     assert not stopped(resume=False)
+
+
+def test_a_checkpoint_that_cannot_be_cleared_is_not_gone_on_with(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def held_open(folder: Path, ignore_errors: bool = False) -> None:
+        if not ignore_errors:
+            raise PermissionError(errno.EACCES, "held open by another program", str(folder))
+
+    run = Run(Experiment(4, 1, "e", "?"), Settings("quick", 0, "auto", tmp_path), Budget())
+    with run.resumable() as folder:
+        (folder / "last.pt").touch()
+    monkeypatch.setattr(shutil, "rmtree", held_open)
+    with pytest.raises(PermissionError, match="held open"), run.resumable():
+        pytest.fail("an old checkpoint is there to go on with")
 
 
 @pytest.mark.parametrize("words", ["abc", "0", "", "1.5"])
