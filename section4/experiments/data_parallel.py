@@ -230,7 +230,7 @@ def draw(result: Result) -> dict[str, Figure]:
     doubt = doubt_about(accuracy[-1], accuracy[max(k for k, row in enumerate(rows) if row[0] == 1)])
     figure.suptitle(
         f"{rows[-1][2].capitalize()}, train {metrics['times_as_fast']:.2f} times as fast as one "
-        f"{'GPU' if metrics.get('gpus') else 'process on the same cores'}; test accuracy differs by "
-        f"{signed(metrics['accuracy_difference'])} points" + f" ({doubt})" * bool(doubt)
+        f"{'GPU' if metrics.get('gpus') else 'process on the same cores'}; test accuracy "
+        f"differs by {signed(metrics['accuracy_difference'])} points" + f" ({doubt})" * bool(doubt)
     )
     return {"processes": figure}
