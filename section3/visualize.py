@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from section1.functions import softmax
+from section1.functions import as_float, softmax
 from section1.layer import Layer
 from section1.network import Sequential
 from section1.training import predict
@@ -153,6 +153,7 @@ def occlusion(
     Raises ValueError for a patch that does not fit into the image.
     Source: Zeiler, Fergus, arXiv:1311.2901, section 4.2.
     """
+    x = as_float(x)
     n, h, w, _ = x.shape
     oh, ow = output_size((h, w), (patch, patch), (stride, stride), (0, 0), (1, 1))
 

@@ -129,9 +129,14 @@ def counted(count: float, one: str, many: str = "") -> str:
     return f"{count:,.0f} {one if count == 1 else many or one + 's'}"
 
 
+def rounded(number: float, digits: int) -> float:
+    """What is to be written with so many digits: never -0.0."""
+    return round(number, digits) + 0.0
+
+
 def signed(number: float, digits: int = 1) -> str:
-    """A difference with its sign, and never "-0.0"."""
-    return f"{round(number, digits) + 0.0:+.{digits}f}"
+    """A difference with its sign."""
+    return f"{rounded(number, digits):+.{digits}f}"
 
 
 def sharing(values: Mapping[str, float], pick: Callable[[Iterable[float]], float]) -> list[str]:
@@ -179,7 +184,7 @@ def in_front(scores: np.ndarray, names: Sequence[str]) -> str:
 def standing(scores: np.ndarray, names: Sequence[str]) -> str:
     """The title of a comparison in per cent (arms, n): who is in front, and who is last."""
     means, words = scores.mean(axis=1), in_front(scores, names)
-    last = [name for name, mean in zip(names, means) if mean == means.min()]
+    last = sharing(dict(zip(names, means.tolist())), min)
     if len(last) < len(names):
         words += f"; {', '.join(last)} {'are' if last[1:] else 'is'} last, "
         words += f"{np.ptp(means):.2f} percentage points behind the best"

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.activations import ACTIVATIONS, activation
-from section1.experiments._training import mean_std, spread
+from section1.experiments._training import mean_std, rounded, spread
 from utils.experiments.results import Curve, Result, Table
 from utils.experiments.run import Run
 from utils.output import plots
@@ -36,7 +36,7 @@ def where(chosen: np.ndarray) -> str:
     edges = np.flatnonzero(np.diff(chosen.astype(int), prepend=0, append=0)).reshape(-1, 2)
     words = []
     for first, after in edges:
-        low, high = round(X[first], 1) + 0.0, round(X[after - 1], 1) + 0.0  # no -0.0
+        low, high = rounded(X[first], 1), rounded(X[after - 1], 1)
         if first == 0:
             words.append(f"x < {high:g}")
         elif after == len(X):
@@ -60,14 +60,14 @@ def compute(run: Run) -> Result:
             signals = run.rng(0).standard_normal((budget.seeds, budget.samples))
             outputs, slopes = value_and_slope(name, signals)  # (seeds, samples)
             average, deviation = mean_std(outputs.mean(axis=1))
-            shown = round(average, 3) + 0.0  # no -0.0
             gain, _ = mean_std(np.sqrt((slopes**2).mean(axis=1)))
             metrics[f"{name}_stopped"] = float(stopped.mean())
             metrics[f"{name}_largest_slope"] = float(slope.max())
             metrics[f"{name}_output_mean"], metrics[f"{name}_output_mean_std"] = average, deviation
             metrics[f"{name}_gradient_rms"] = gain
             share = f"{stopped.mean():.0%}"
-            mean = f"{shown:.3f}{spread(deviation, budget.seeds, '.3f')} (n = {budget.seeds})"
+            mean = f"{rounded(average, 3):.3f}{spread(deviation, budget.seeds, '.3f')}"
+            mean += f" (n = {budget.seeds})"
             rows.append([name, share, where(stopped), round(float(slope.max()), 3), mean, gain])
             bar.advance(name)
     bends = {row[0]: metrics[f"{row[0]}_stopped"] for row in rows if row[0] != "identity"}

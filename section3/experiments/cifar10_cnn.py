@@ -76,7 +76,7 @@ def compute(run: Run) -> Result:
     tables["models"] = Table([*columns, "validation accuracy", "test accuracy"], rows)
     answer = (
         "; ".join(
-            f"{name}, with {convolutions} convolution{'s' if convolutions > 1 else ''}, gets "
+            f"{name}, with {counted(convolutions, 'convolution')}, gets "
             f"{test:.1%} of the test images right after {counted(count, 'epoch')} "
             f"of {pace:.1f} s"
             for name, convolutions, _, count, pace, _, test in rows

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from section1.activations import ReLU
-from section1.experiments._training import mean_std, rise_and_fall, spread, train
+from section1.experiments._training import mean_std, rise_and_fall, rounded, spread, train
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section2.optimizers import Adam
@@ -166,8 +166,8 @@ def compute(run: Run) -> Result:
 
 
 def correlation(metrics: dict[str, float]) -> str:
-    """That of saliency and occlusion, with no minus before zero."""
-    return f"{round(metrics['agreement'], 2) + 0.0:.2f}"
+    """That of saliency and occlusion."""
+    return f"{rounded(metrics['agreement'], 2):.2f}"
 
 
 def chance(labels: np.ndarray, run: Run) -> float:

@@ -32,7 +32,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-from section1.experiments._training import counted, mean_std, of_runs
+from section1.experiments._training import counted, mean_std, of_runs, rounded, signed
 from section2.experiments.gradient_flow import times
 from section3.experiments._cnns import ALONE, tied
 from section4.engine import PLAIN, cross_entropy, gradient_norm
@@ -256,9 +256,9 @@ def effect(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
     words = []
     for arm, label in ARMS.items():
         shallow, deep = ends(metrics, arrays, arm)
-        change = round(deep.mean() - shallow.mean(), 2) + 0.0  # never -0.0
+        change = rounded(deep.mean() - shallow.mean(), 2)
         if len(deep) > 1 and tied(shallow, deep):
-            words.append(f"changes it by no more than noise ({change:+.2f}) {label}")
+            words.append(f"changes it by no more than noise ({signed(change, 2)}) {label}")
         elif change == 0:
             words.append(f"changes it by less than 0.01 {label}")
         else:
@@ -282,7 +282,7 @@ def of_losses(metrics: dict[str, float], arrays: dict[str, np.ndarray]) -> str:
 
 def of_gradients(metrics: dict[str, float]) -> str:
     plain, residual = (f"{arm}_{metrics['deep']}" for arm in ARMS)
-    alike = [round(metrics[f"{name}_alike"], 2) + 0.0 for name in (plain, residual)]  # never -0.0
+    alike = [rounded(metrics[f"{name}_alike"], 2) for name in (plain, residual)]
     return (
         f"Before the first step of {metrics['deep']} layers |dL/dW| / |W| is in the first "
         f"convolution {times(metrics[f'{plain}_decades'])} what it is in the last without skips, "

@@ -148,6 +148,15 @@ def test_occlusion_finds_the_pixel_that_matters() -> None:
     np.testing.assert_allclose(drops[1], np.where(expected > 0, lost, 0), atol=1e-12)
 
 
+def test_a_patch_on_images_of_integers_is_not_cut_to_one() -> None:
+    model, x = classifier(), rng().integers(0, 9, (2, 6, 6, 2), dtype=np.uint8)
+    ours, floats = (
+        occlusion(model, images, np.array([3, 1]), patch=3, value=0.5, threads=1)
+        for images in (x, x.astype(float))
+    )
+    np.testing.assert_allclose(ours, floats, atol=1e-5)
+
+
 def test_occlusion_by_hand() -> None:
     model, x = classifier(), rng().standard_normal((2, 6, 6, 2))
     classes = np.array([3, 1])

@@ -27,6 +27,7 @@ from utils.experiments.results import Curve, write_files
 
 # Okabe and Ito (2008): told apart by readers with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933")
+TICKS: dict[str, Any] = {"epoch": {"integer": True}, "step": {"nbins": 6}}  # steps are long
 MARKERS = "osD^vPX*"
 DPI, PRINT_DPI = 110, 200  # dots an inch; of pictures inside a figure that is printed
 GIF_DPI, GIF_FRAME, GIF_PAUSE = 80, 130, 2000  # dots an inch; milliseconds
@@ -69,8 +70,8 @@ def plot_curve(axes: Axes, curve: Curve, label: str, **options: Any) -> None:
         y, std = np.asarray(curve.y), np.asarray(curve.std)
         axes.fill_between(curve.x, y - std, y + std, color=line.get_color(), alpha=0.2, lw=0)
     axes.set(xlabel=curve.x_label, ylabel=curve.y_label)
-    if curve.x_label == "epoch" and axes.get_xscale() == "linear":
-        axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg]
+    if axes.get_xscale() == "linear" and curve.x_label in TICKS:
+        axes.xaxis.get_major_locator().set_params(**TICKS[curve.x_label])
 
 
 def show_runs(axes: Axes, runs: np.ndarray, names: Sequence[str]) -> None:
