@@ -252,6 +252,7 @@ BUDGETS: dict[int, dict[str, dict]] = {
             "crop": (1, 0, 4),  # pixels; a few epochs are too few to need it
             "window": 24, "hole": (0, 0, 8),  # pixels a side
             "window_epochs": (0, 4, 44),  # so many at first
+            "cutmix": (0.0, 0.0, 0.5),  # chance that windows are blended in pairs
         },
         "resnet_vs_plain": {
             "seconds": (7, 190, 5800),

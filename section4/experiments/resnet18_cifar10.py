@@ -5,9 +5,11 @@ its blocks written by hand in `vision/resnet.py`, in PyTorch. The recipe is SGD 
 that goes up and down once, a mean of the last weights and smoothed labels; FULL has a second one,
 AdamW with a weight decay of 0.05 and a rate that drops in steps. The training images are seen as
 they are or in a mirror, in QUICK and FULL also moved by some pixels. HYBRID and FULL begin with no
-more of each than a window, in FULL with a hole in it. A window of 24 x 24 pixels takes 9/16 of the
-arithmetic of an image of 32 x 32, and is not as soon learned by heart; a network that ends in a
-mean over all places takes images of any size (Touvron et al., arXiv:1906.06423).
+more of each than a window. A window of 24 x 24 pixels takes 9/16 of the arithmetic of an image of
+32 x 32, and is not as soon learned by heart; a network that ends in a mean over all places takes
+images of any size (Touvron et al., arXiv:1906.06423). In FULL, which sees each image often, windows
+have a hole in them, and half of the batches are blended by CutMix: what no two epochs show alike is
+harder to learn by heart.
 
 In the end each test image is looked at twice, as it is and in a mirror, and the scores of both are
 added: two looks go wrong in different ways. How much that is worth is stated beside one look.
@@ -25,6 +27,7 @@ from torch import nn
 from section1.experiments._images import draw_errors, hardest_and_easiest
 from section1.experiments._training import counted, one_for_each
 from section2.schedules import Schedule, multi_step
+from section4.compat import v2
 from section4.engine import count_parameters
 from section4.experiments._engine import seeded
 from section4.experiments._vision import (
@@ -37,8 +40,7 @@ from section4.experiments._vision import (
     share_right,
     train,
 )
-from section4.images import Change
-from section4.vision.augment import chain, cutout, flip, mirror, standard, windows
+from section4.vision.augment import blended, chain, cutout, flip, mirror, standard, windows
 from section4.vision.resnet import ResNet, resnet18
 from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
@@ -80,7 +82,8 @@ def compute(run: Run) -> Result:
         raise UserError(f"window must be 1 to {data.side}, the pixels of a side, got {window}")
     if budget.hole >= window:
         raise UserError(f"hole must be smaller than the window of {window}, got {budget.hole}")
-    small: Change = chain(windows(window, window), flip, cutout(budget.hole))
+    cutmix = v2.RandomApply([v2.CutMix(num_classes=len(data.classes))], budget.cutmix)
+    small = chain(windows(window, window), flip, cutout(budget.hole), blended(cutmix))
     trained: dict[str, Trained] = {}
     with run.resumable() as folder:
 

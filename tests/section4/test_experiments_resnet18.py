@@ -88,25 +88,35 @@ def test_adam_learns_at_a_tenth_and_a_hundredth_in_the_end() -> None:
 
 
 @pytest.mark.usefixtures("one_setting")
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
 def test_training_begins_with_windows_and_goes_on_with_whole_images(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cutmix: float
 ) -> None:
-    sides, holes = [], []
-    forward = ResNet.forward
+    sides, holes, labels = [], [], []
+    forward, loss = ResNet.forward, torch.nn.functional.cross_entropy
 
     def noted(model: ResNet, x: torch.Tensor) -> torch.Tensor:
         if model.training:
             sides.append(x.shape[2])
             alike = (x.flatten(2) == x.flatten(2).roll(1, 2)).all(1)  # neighbours in a row
-            holes.append(bool(alike.any(1).all()))
+            holes.append(alike.any(1).float().mean().item())
         return forward(model, x)
 
+    def noted_labels(scores: torch.Tensor, y: torch.Tensor, **options: float) -> torch.Tensor:
+        if scores.requires_grad:
+            labels.append(y.ndim)
+        return loss(scores, y, **options)
+
     monkeypatch.setattr(ResNet, "forward", noted)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", noted_labels)
     changes = SMALL | {"epochs": 3, "window": 20, "window_epochs": 2, "hole": 6, "crop": 0}
-    runner.compute(small_run("resnet18_cifar10", tmp_path, changes))
+    runner.compute(small_run("resnet18_cifar10", tmp_path, changes | {"cutmix": cutmix}))
     steps = 3  # 54 images in batches of 20
     assert sides == 2 * steps * [20] + steps * [32]
-    assert holes == 2 * steps * [True] + steps * [False]
+    in_windows, in_whole = holes[: 2 * steps], holes[2 * steps :]
+    assert min(in_windows) == 1 or cutmix  # which may cover a hole
+    assert min(in_windows) > max(in_whole)
+    assert labels == 2 * steps * [1 + bool(cutmix)] + steps * [1]  # blended: shares of the classes
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ MAY_BE_ZERO = {"crop", "hole", "shift", "window_epochs"}  # of the whole numbers
 ABOVE_ZERO = {"lr", "lr_on_gpu", "common_lr", "generator_lr", "peaks", "temperatures", "top_p",
               "--temperature", "--top-p"}  # fmt: skip
 BELOW_ONE = {"dropout", "dropout_on_gpu", "rates", "mean"}  # at 1 nothing would be left
-AT_MOST_ONE = {"wrong", "top_p", "--top-p"}
+AT_MOST_ONE = {"cutmix", "wrong", "top_p", "--top-p"}
 
 
 class Budget(dict):

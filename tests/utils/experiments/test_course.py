@@ -300,7 +300,7 @@ IMPOSSIBLE = {  # values of every setting in config.py that is no whole number
     "lr": "0", "lr_on_gpu": "0", "common_lr": "0", "generator_lr": "0", "peaks": "0",
     "dropout": "1", "dropout_on_gpu": "1", "rates": "1.0", "mean": "1.5", "wrong": "1.1",
     "temperatures": "0", "top_p": "1.1", "noise": "-0.1", "turn": "-1", "stretch": "-1",
-    "block_ms": "-1", "body_scale": "-1", "decay": "inf",
+    "block_ms": "-1", "body_scale": "-1", "decay": "inf", "cutmix": "1.1",
 }  # fmt: skip
 
 
