@@ -102,7 +102,7 @@ def test_training_begins_with_windows_and_goes_on_with_whole_images(
             holes.append(alike.any(1).float().mean().item())
         return forward(model, x)
 
-    def noted_labels(scores: torch.Tensor, y: torch.Tensor, **options: float) -> torch.Tensor:
+    def noted_labels(scores: torch.Tensor, y: torch.Tensor, **options: Any) -> torch.Tensor:
         if scores.requires_grad:
             labels.append(y.ndim)
         return loss(scores, y, **options)
