@@ -26,9 +26,10 @@ def run(parsed: argparse.Namespace) -> int:
     from section3.experiments.mnist_cnn import load_trained
     from utils.experiments import results
 
-    folder = Path(parsed.results) / "section3" / "mnist_cnn"
+    place = Path(parsed.results)
+    folder, training = place / "section3" / "mnist_cnn", results.command("mnist_cnn", place)
     if not (folder / "result.json").exists():
-        raise UserError(f"{folder} has no trained CNN yet: python main.py mnist_cnn trains one")
+        raise UserError(f"{folder} has no trained CNN yet: {training} trains one")
     result = results.load(folder)
     try:
         network = Network(load_trained(folder, result), result)
@@ -36,7 +37,7 @@ def run(parsed: argparse.Namespace) -> int:
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise UserError(
             f"{folder} is no result of mnist_cnn as it is now ({type(error).__name__}: {error}): "
-            "python main.py mnist_cnn trains it anew"
+            f"{training} trains it anew"
         ) from error
     with Server(parsed.port, about, network.answer) as server:
         address = f"http://127.0.0.1:{server.port}/"

@@ -34,6 +34,8 @@ def run(parsed: argparse.Namespace) -> int:
     results = Path(parsed.results).resolve()
     if UNREADABLE.search(str(results)):
         raise UserError(f"LaTeX cannot read from {results}: use a folder with a plainer name")
+    if not results.exists() and parsed.results != config.RESULTS_DIR:
+        raise UserError(f"there is no folder {results}")
     latex.write(results)
     program = shutil.which("pdflatex")
     if program is None:

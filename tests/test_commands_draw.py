@@ -390,7 +390,8 @@ def test_without_a_network_it_says_how_to_train_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said = call(capsys, monkeypatch, "--results", str(tmp_path))
-    assert "no trained CNN yet: python main.py mnist_cnn trains one" in said
+    trains = f"python main.py mnist_cnn --results {tmp_path} trains one"
+    assert f"no trained CNN yet: {trains}" in said
 
 
 def test_a_damaged_network_is_not_shown(
@@ -400,7 +401,8 @@ def test_a_damaged_network_is_not_shown(
     place = tmp_path / "section3" / "mnist_cnn"
     checkpoints = place / "checkpoints" / "quick"
     last = checkpoints / "seed0" / "last.npz"
-    whole, again = last.read_bytes(), "python main.py mnist_cnn --mode quick trains it anew"
+    whole = last.read_bytes()
+    again = f"python main.py mnist_cnn --mode quick --results {tmp_path} trains it anew"
 
     def said() -> str:
         return call(capsys, monkeypatch, "--results", str(tmp_path))

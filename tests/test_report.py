@@ -87,6 +87,14 @@ def test_without_latex_one_sentence_says_what_to_do(
     assert (tmp_path / "report" / "experiments.tex").exists()  # for Overleaf
 
 
+def test_a_folder_that_is_not_there_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "report", "--results", tmp_path / "typo") == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "typo").exists()
+
+
 def test_a_folder_that_latex_cannot_read_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from section3.fused import fused
 from section3.models import mnist_cnn
 from utils.errors import UserError
 from utils.experiments.budget import Budget
-from utils.experiments.results import Curve, Result
+from utils.experiments.results import Curve, Result, command
 from utils.experiments.run import Run
 from utils.output import plots
 
@@ -60,9 +60,10 @@ def load_trained(folder: Path, result: Result) -> Sequential:
         if not {"pixel_mean", "pixel_std"} <= result.arrays.keys():
             raise ValueError("its result does not say how pixels were standardised")
     except (OSError, ValueError) as error:
+        words = f"mnist_cnn --mode {settings['mode']}"
         raise UserError(
             f"the network cannot be loaded ({error}): "
-            f"python main.py mnist_cnn --mode {settings['mode']} trains it anew"
+            f"{command(words, folder.parents[1])} trains it anew"
         ) from error
     return model
 

@@ -36,6 +36,7 @@ from section4.transformers.windows import random_windows, windows
 from utils.errors import UserError
 from utils.experiments.budget import Budget
 from utils.experiments.progress import Progress
+from utils.experiments.results import command
 from utils.experiments.run import Run
 from utils.output import plots
 
@@ -293,7 +294,9 @@ def newest_model(results: Path) -> Path:
         results.glob(f"section4/*/checkpoints/*/gpt/{FILE}"), key=lambda path: path.stat().st_mtime
     )
     if not found:
-        raise UserError(f"there is no trained model in {results}: run python main.py gpt first")
+        raise UserError(
+            f"there is no trained model in {results}: run {command('gpt', results)} first"
+        )
     return found[-1]
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from utils.experiments.budget import whole_number
 from utils.experiments.registry import ROOT
@@ -43,6 +44,12 @@ def git_state() -> dict[str, str | bool | None]:
 
     changes = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changes is None else changes != ""}
+
+
+def code_version(code: dict[str, Any]) -> str:
+    """What `git_state` found, in words: 1a2b3c4, with changes or without."""
+    commit = str(code["commit"] or "unknown")[:7]
+    return f"{commit} with changes" if code["dirty"] else commit
 
 
 def processes() -> int:

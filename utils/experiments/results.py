@@ -24,6 +24,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+import config
 from utils.errors import UserError, WriteError
 
 MOST_BYTES = 2**30  # of arrays; a small file can unpack to what fills the memory
@@ -168,6 +169,13 @@ def sweep(folder: Path) -> None:
             continue
     for path in stale:
         path.unlink(missing_ok=True)
+
+
+def command(words: str, place: Path) -> str:
+    """`python main.py WORDS`, with the folder of results where it is not the usual one."""
+    name = f'"{place}"' if " " in str(place) else str(place)
+    option = "" if place == Path(config.RESULTS_DIR) else f" --results {name}"
+    return f"python main.py {words}{option}"
 
 
 def to_json(content: Any) -> bytes:

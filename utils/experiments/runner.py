@@ -19,7 +19,7 @@ from utils.experiments import lock, machine, results
 from utils.experiments.budget import Budget
 from utils.experiments.forecast import expected_time
 from utils.experiments.registry import Experiment
-from utils.experiments.results import Result
+from utils.experiments.results import Result, command
 from utils.experiments.run import Run, Settings
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
@@ -287,15 +287,13 @@ def publish(settings: Settings) -> None:
 def what_next(settings: Settings) -> str:
     """The page to open, and the commands to go on with."""
     place = settings.results
-    words = f'"{place}"' if " " in str(place) else str(place)
-    option = "" if place == Path(config.RESULTS_DIR) else f" --results {words}"
     mode = config.MODES[min(config.MODES.index(settings.mode) + 1, len(config.MODES) - 1)]
-    commands = {f"python main.py report{option}": "the same with all derivations, as a PDF"}
+    commands = {command("report", place): "the same with all derivations, as a PDF"}
     if (place / "section3" / "mnist_cnn" / "result.json").exists():
-        commands[f"python main.py draw{option}"] = "draw digits for the CNN to read"
-    commands[f"python main.py --all --mode {mode}{option}"] = MEANING[mode]
+        commands[command("draw", place)] = "draw digits for the CNN to read"
+    commands[command(f"--all --mode {mode}", place)] = MEANING[mode]
     width = max(map(len, commands))
-    lines = [f"  {command:<{width}}   {words}" for command, words in commands.items()]
+    lines = [f"  {typed:<{width}}   {words}" for typed, words in commands.items()]
     return "\n".join([f"All results on one page: {place / 'index.html'}", *lines])
 
 

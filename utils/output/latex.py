@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.experiments import registry, results
+from utils.experiments import machine, registry, results
 from utils.experiments.registry import Experiment, time_taken
 from utils.experiments.results import Result, Table
 
@@ -317,7 +317,6 @@ def changed(experiment: Experiment, result: Result) -> dict[str, Any]:
 
 def provenance(experiment: Experiment, result: Result) -> str:
     info, other = result.info, changed(experiment, result)
-    commit = info["code"]["commit"] or "outside git"
     words = [
         *conditions(result),
         "data: " + "; ".join(result.data),
@@ -327,7 +326,7 @@ def provenance(experiment: Experiment, result: Result) -> str:
         info.get("engine"),
         info["machine"].get("gpu") or info["machine"]["cpu"],
         f"{time_taken(info)}, {info['finished'][:10]}",
-        f"code {commit[:8]}" + (" with changes" if info["code"]["dirty"] else ""),
+        f"code {machine.code_version(info['code'])}",
     ]
     return " · ".join(filter(None, words)) + "."
 

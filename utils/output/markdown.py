@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.experiments import registry, results
+from utils.experiments import machine, registry, results
 from utils.experiments.registry import Experiment, time_taken
 from utils.experiments.results import Result, write_file
 from utils.output.latex import changed
@@ -42,16 +42,16 @@ def document(folders: list[Path]) -> str:
 
 def circumstances(info: dict[str, Any]) -> str:
     """A heading: in which mode, and with what, these results came about."""
-    settings, machine, code = info["settings"], info["machine"], info["code"]
-    commit = str(code["commit"] or "unknown")[:7] + (" with changes" if code["dirty"] else "")
+    settings, used = info["settings"], info["machine"]
     versions = ", ".join(
         f"{name} {info['versions'][name]}"
         for name in ("python", "numpy", "torch")
         if name in info["versions"]
     )
     return (
-        f"## {settings['mode'].upper()}, seed {settings['seed']}, commit {commit}\n\n"
-        f"{escape(machine['gpu'] or machine['cpu'])}, {machine['cores']} cores; {versions}."
+        f"## {settings['mode'].upper()}, seed {settings['seed']}, "
+        f"commit {machine.code_version(info['code'])}\n\n"
+        f"{escape(used['gpu'] or used['cpu'])}, {used['cores']} cores; {versions}."
     )
 
 

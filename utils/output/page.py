@@ -23,6 +23,7 @@ from markupsafe import Markup, escape
 from PIL import Image
 
 import config
+from utils.experiments import machine
 from utils.experiments.registry import SECTIONS, time_taken
 from utils.experiments.results import write_file
 from utils.output.plots import COLOURS
@@ -150,7 +151,7 @@ def facts(info: dict[str, Any]) -> dict[str, str]:
     return {
         "mode": str(info["settings"]["mode"]).upper(),
         "seed": str(info["settings"]["seed"]),
-        "commit": str(info["code"]["commit"] or "unknown")[:7],
+        "commit": machine.code_version(info["code"]),
         "machine": str(info["machine"]["gpu"] or info["machine"]["cpu"]),
         "data": " ".join(str(used["provenance"]) for used in info["data"].values()),
         "finished": str(info["finished"]),
