@@ -42,6 +42,7 @@ SHARES = {  # of the weight, by the places that get it
     "after_same": "what came after earlier ones",
     "induction": "the same in random tokens",
 }
+ON_TEXTS = {key: name for key, name in SHARES.items() if key != "induction"}
 OTHERS = {"distance": "mean distance (tokens)", "entropy": "entropy (bits)"}
 MEASURES = [*SHARES, *OTHERS]
 STANDS_OUT = 2.0  # times the share that even weights would give
@@ -80,8 +81,8 @@ def compute(run: Run) -> Result:
     told = [
         f"“{name}”: {metrics[f'{key}_most']:.0%} of head {head_of(means, key)}, "
         f"{metrics[f'{key}_even']:.0%} if even"
-        for key, name in SHARES.items()
-        if key != "induction" and metrics[f"{key}_most"] > STANDS_OUT * metrics[f"{key}_even"]
+        for key, name in ON_TEXTS.items()
+        if metrics[f"{key}_most"] > STANDS_OUT * metrics[f"{key}_even"]
     ]
     answer = (
         f"On {counted(count, 'text')} of {config.context} tokens that the model has not seen (one "
@@ -235,7 +236,7 @@ def draw_heads(result: Result) -> Figure:
     axes[-1, -1].axis("off")
     axes[-1, -1].legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
     metrics = result.metrics
-    best = max(SHARES, key=lambda key: metrics[f"{key}_most"])
+    best = max(ON_TEXTS, key=lambda key: metrics[f"{key}_most"])
     figure.suptitle(
         f"Head {head_of(means, best)} gives {metrics[f'{best}_most']:.0%} of its weight to "
         f"“{SHARES[best]}” (even weights {metrics[f'{best}_even']:.0%}; "
@@ -247,7 +248,7 @@ def draw_heads(result: Result) -> Figure:
 def draw_examples(result: Result) -> Figure:
     """Of the shares those most above even weights, each with its head, and where they lie."""
     metrics, means = result.metrics, result.arrays["means"]
-    drawn = [key for key in SHARES if key != "induction" and metrics[f"{key}_even"]]
+    drawn = [key for key in ON_TEXTS if metrics[f"{key}_even"]]
     drawn.sort(key=lambda key: metrics[f"{key}_most"] / metrics[f"{key}_even"], reverse=True)
     keys = drawn[:4]
     figure, axes = plots.grid(2, 2, width=5.4, height=5.2)

@@ -3,7 +3,8 @@
 The class goes to the generator as a one-hot vector behind the noise. The discriminator scores a
 sample x of class y by w . h(x) + e_y . h(x): does it look real, and does it look like a y (Miyato,
 Koyama, arXiv:1802.05637)? Whether the samples are what was asked for is for a judge to say that
-has learned from real digits; no generator can be expected to satisfy it more often than they do.
+has learned from real digits. Real test digits satisfy it as often as those of a perfect generator
+would; one that makes nothing but typical digits may satisfy it more often.
 """
 
 from __future__ import annotations

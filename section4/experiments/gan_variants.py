@@ -5,7 +5,7 @@ discriminator, on the same convolutional networks, from the same initial weights
 optimizer, for as many steps of either network; and as a baseline the standard loss on linear
 layers. No loss tells how good samples are. So they are measured by a classifier of digits
 (`gans/metrics.py`), on the way against validation images, in the end against test images. What it
-says of real training images is the best that a generator can hope for.
+says of real training images is what a perfect generator would get.
 """
 
 from __future__ import annotations

@@ -98,12 +98,14 @@ def compute(run: Run) -> Result:
     texts = {step: sample for step, sample in samples.texts.items() if step != trained.steps}
     texts[trained.steps] = samples.written_by(trained.model)  # the last one
     shown = {f"after {counted(step, 'step')}": sample for step, sample in texts.items()}
-    shown["validation text"] = text.tokenizer.decode(text.validation[: budget.written])
     known = set(words(text.tokenizer.decode(text.train)))
-    rows: list[list[Any]] = [
-        [who, np.mean([word in known for word in words(sample)] or [False]), sample]
-        for who, sample in shown.items()
-    ]
+
+    def share(sample: str) -> float:
+        return float(np.mean([word in known for word in words(sample)] or [False]))
+
+    rows: list[list[Any]] = [[who, share(sample), sample] for who, sample in shown.items()]
+    whole = text.tokenizer.decode(text.validation)
+    rows.append(["validation text", share(whole), whole[: len(rows[-1][2])]])
     tokens = steps * budget.batch_size * shape.context
     metrics: dict[str, float] = {
         "validation_loss": trained.loss,
@@ -120,6 +122,7 @@ def compute(run: Run) -> Result:
         "parameters": count_parameters(trained.model),
         "known_words": rows[-2][1],
         "known_words_validation": rows[-1][1],
+        "words": len(words(rows[-2][2])),
         "seconds": history.seconds[-1],
     }
     label = "loss (nats a token)"
@@ -146,9 +149,10 @@ def in_words(metrics: dict[str, float], layers: int) -> str:
         f"a validation loss of {metrics['validation_loss']:.3f} nats a token after "
         f"{counted(metrics['best_step'], 'step')}: perplexity {metrics['perplexity']:,.2f} of "
         f"{metrics['vocabulary']} tokens, {metrics['bits_per_character']:.2f} bits a character "
-        f"(n = 1). A table of pairs of tokens gets {metrics['pairs_loss']:.3f}. Of the words that "
-        f"it writes, three letters or more, {metrics['known_words']:.0%} stand in the training "
-        f"text; of the validation text's {metrics['known_words_validation']:.0%}."
+        f"(n = 1). A table of pairs of tokens gets {metrics['pairs_loss']:.3f}. Of "
+        f"{counted(metrics['words'], 'word')} that it writes, three letters or more, "
+        f"{metrics['known_words']:.0%} stand in the training text; of the validation text's "
+        f"{metrics['known_words_validation']:.0%}."
     )
     if metrics["last_validation_loss"] > metrics["validation_loss"] + 0.01:
         by_heart = metrics["training_loss"] < metrics["validation_loss"]

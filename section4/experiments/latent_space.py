@@ -79,8 +79,8 @@ def compute(run: Run) -> Result:
         medians = float(np.median(of_made)), float(np.median(of_new))
         rows.append([SPACES[space], *medians, ratio, close, n])
         arrays |= {f"{space}_samples": of_made, f"{space}_test": of_new}
-        closest = np.argsort(of_made)[: SHOWN // 2]
-        shown = np.concatenate([closest, np.arange(SHOWN - len(closest))])
+        closest, others = np.split(np.argsort(of_made), [SHOWN // 2])
+        shown = np.concatenate([closest, np.sort(others)[: SHOWN - len(closest)]])
         arrays[f"{space}_shown"] = pictures(samples[shown])
         arrays[f"{space}_nearest"] = pictures(scaled(train[which[shown]]))
     columns = ["distance in", "samples, median", "test images, median", "ratio"]

@@ -93,8 +93,8 @@ class Exercise:
 
     def hidden_neighbours(self) -> np.ndarray:
         """How many of the characters before and after each blank are blanks themselves."""
-        blank = np.pad(self.blank.ravel(), 1).astype(int)
-        return (blank[:-2] + blank[2:])[self.blank.ravel()]
+        blank = np.pad(self.blank, ((0, 0), (1, 1))).astype(int)
+        return (blank[:, :-2] + blank[:, 2:])[self.blank]
 
 
 def filled(model: nn.Module, exercise: Exercise, setting: Setting) -> np.ndarray:
@@ -105,6 +105,13 @@ def filled(model: nn.Module, exercise: Exercise, setting: Setting) -> np.ndarray
             x = torch.from_numpy(exercise.shown[start : start + AT_ONCE]).to(setting.device)
             guesses.append(model(x)[..., :-1].argmax(-1).cpu().numpy())  # the last is the blank
     return np.concatenate(guesses)
+
+
+def piece_by_piece(table: Neighbours, tokens: np.ndarray) -> np.ndarray:
+    """What a table guesses for every place (pieces, T): like the model it sees one piece alone."""
+    gap = max(map(max, TABLES.values()))
+    apart = np.pad(tokens, ((0, 0), (0, gap)), constant_values=-1)
+    return table.predict(apart.ravel()).reshape(apart.shape)[:, : tokens.shape[1]]
 
 
 def compute(run: Run) -> Result:
@@ -157,7 +164,7 @@ def compute(run: Run) -> Result:
     for name, table in known.items():
         for asked, tokens in (("", exercise.shown), (CLEAN, exercise.truth)):
             if any(TABLES[name]) or not asked:
-                guesses[name + asked] = table.predict(tokens.ravel()).reshape(tokens.shape)
+                guesses[name + asked] = piece_by_piece(table, tokens)
 
     scores = {name: exercise.right(guess) for name, guess in guesses.items()}
     crowded = exercise.hidden_neighbours()

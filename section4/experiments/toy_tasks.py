@@ -5,9 +5,9 @@ inputs of few digits; only what stands after "=" counts in the loss. It is then 
 that were never trained on, of the lengths it has learnt and of longer ones, and an answer is right
 if all of it is, down to the "." that ends it: written token by token, each time the likeliest.
 An algorithm would do with one digit more what it does with fewer. How a token is told its place is
-what differs: a vector learnt for each (of places further on than any in training it is still as it
-was drawn), sines and cosines, or queries and keys turned ("rotary"). Addition is learnt twice, with
-the sum as one writes it and with its digits reversed.
+what differs: a vector learnt for each (of places further on than any in training it is as it was
+drawn, but for weight decay), sines and cosines, or queries and keys turned ("rotary"). Addition is
+learnt twice, with the sum as one writes it and with its digits reversed.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def compute(run: Run) -> Result:
         }
         for task, lengths in trained.items()
     }
-    run.note_data("tasks", f"digits drawn at random; {budget.tested} test inputs a length")
+    run.note_data("tasks", f"digits drawn at random; at most {budget.tested} test inputs a length")
     right: dict[Arm, list[list[float]]] = {arm: [] for arm in chosen}  # (seeds, lengths)
     histories: dict[Arm, list[History]] = {arm: [] for arm in chosen}
     shown = list[list[str]]()
@@ -260,7 +260,7 @@ def verdict(metrics: dict[str, float], chosen: Sequence[Arm]) -> str:
     learnt = [arm for arm in chosen if metrics[f"{names[arm]}_inside"] >= 0.99]
     kept = [" ".join(arm) for arm in learnt if metrics[f"{names[arm]}_one_more"] >= 0.99]
     if not learnt:
-        return "None has learnt its task to 99%: the training was short."
+        return "None has learnt its task to 99%."
     carried = (
         f"of these {listed(kept)} do{'es' * (len(kept) == 1)}" if kept else "none of these does"
     )

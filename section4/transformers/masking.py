@@ -19,7 +19,7 @@ def masked(
     """A text with some tokens hidden, and what stood there: x and y, both shaped as `tokens`.
 
     Each token is chosen with the chance `share`. Of those chosen, 80% become the token `mask`,
-    10% another token drawn at random and 10% stay, so that a model must have an opinion of every
+    10% a token drawn at random and 10% stay, so that a model must have an opinion of every
     token and not of `mask` alone. y is the true token where one was chosen, else `ignored`.
 
     tokens: integers from 0 to mask - 1.
@@ -55,6 +55,8 @@ class Neighbours:
         for a, b in sorted(sides, key=lambda side: (-sum(side), abs(side[0] - side[1]), side[1])):
             context = self.contexts(text, a, b)
             whole = context >= 0
+            if not whole.any():  # a text shorter than that
+                continue
             pairs, counts = np.unique(context[whole] * vocabulary + text[whole], return_counts=True)
             order = np.lexsort((-counts, pairs // vocabulary))  # the most frequent one first
             found, first = np.unique(pairs[order] // vocabulary, return_index=True)

@@ -80,6 +80,7 @@ def test_the_other_two_are_drawn(run_tiny: Callable[..., Result]) -> None:
     assert "trained here" in result.answer  # no training of gan_variants was there to be taken
     for space in latent_space.SPACES:
         assert result.arrays[f"{space}_samples"].shape == (20,)
+        assert len(np.unique(result.arrays[f"{space}_shown"], axis=0)) == latent_space.SHOWN
     told = run_tiny("conditional_gan", *WORDS)
     counts = told.arrays["confusion"]
     assert counts.sum(axis=1).tolist() == [4] * 10

@@ -302,12 +302,23 @@ def test_lengths_of_training_and_times_in_words() -> None:
 def test_a_loss_that_rises_is_learning_by_heart_only_where_that_of_training_is_low() -> None:
     metrics = dict.fromkeys(
         ("parameters", "best_step", "perplexity", "vocabulary", "bits_per_character", "pairs_loss",
-         "known_words", "known_words_validation", "steps", "seconds", "passes", "tokens"), 1.0
+         "words", "known_words", "known_words_validation", "steps", "seconds", "passes",
+         "tokens"), 1.0
     )  # fmt: skip
     metrics |= {"validation_loss": 2.0, "last_validation_loss": 3.0}
     said = gpt.in_words(metrics | {"training_loss": 1.0}, 2)
     assert "it learns the text by heart: the loss rises to 3.000" in said
     assert "it gets worse: the loss rises to" in gpt.in_words(metrics | {"training_loss": 4.0}, 2)
+
+
+@pytest.mark.usefixtures("one_setting")
+def test_known_words_are_those_of_the_whole_validation_text(tmp_path: Path) -> None:
+    """Not of the opening that is shown."""
+    path = tmp_path / "own.txt"
+    path.write_text("known " * 380 + "other " * 20, encoding="utf-8")  # the last tenth is for that
+    result = runner.compute(small("gpt", tmp_path, path, epochs=1, steps=1))
+    assert result.metrics["known_words_validation"] == 0.5
+    assert "other" not in result.tables["samples"].rows[-1][2]
 
 
 @pytest.mark.usefixtures("one_setting")
@@ -382,5 +393,5 @@ def test_what_is_no_model_is_refused_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_before_anything_was_trained(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no trained model in .*: run python main\.py gpt first"):
+    with pytest.raises(UserError, match=r"no trained model in .*: run python main\.py gpt --res"):
         newest_model(tmp_path)

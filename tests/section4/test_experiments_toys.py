@@ -16,6 +16,7 @@ from section4.experiments import masked_language_model as mlm
 from section4.experiments import toy_tasks
 from section4.experiments._text import Text
 from section4.transformers.gpt import GPTConfig
+from section4.transformers.masking import Neighbours
 from section4.transformers.tasks import END, TOKENIZER, held_out_examples
 from section4.transformers.tokenizers import CharacterTokenizer
 from section4.transformers.torch_gpt import TorchGPT
@@ -55,7 +56,7 @@ def test_toy_tasks(run_tiny: Callable[..., Result]) -> None:
     for task, _, text, output, written in result.tables["examples"].rows:
         assert len(written) == len(output) + 1
         assert output == (text[::-1] if task == "reverse" else f"{sum_of(text):0{len(output)}d}")
-    assert "n = 2" in result.answer and "training was short" in result.answer
+    assert "n = 2" in result.answer and "None has learnt its task" in result.answer
 
 
 def sum_of(text: str) -> int:
@@ -210,9 +211,13 @@ def test_the_exercise_is_the_whole_text_with_fixed_blanks() -> None:
     assert (one.shown[one.blank] == 5).all()
     np.testing.assert_array_equal(one.shown[~one.blank], one.truth[~one.blank])
     assert one.right(one.truth).all() and not one.right(one.truth + 1).any()
-    flat = np.flatnonzero(one.blank)
-    expected = [((flat == k - 1) | (flat == k + 1)).sum() for k in flat]
+    places = list(zip(*np.nonzero(one.blank)))  # of two pieces none are neighbours
+    expected = [((p, k - 1) in places) + ((p, k + 1) in places) for p, k in places]
     assert one.hidden_neighbours().tolist() == expected
+    table = Neighbours(one.truth.ravel(), 5, 2, 2)
+    alone = np.stack([table.predict(piece) for piece in one.shown])
+    np.testing.assert_array_equal(mlm.piece_by_piece(table, one.shown), alone)
+    assert (table.predict(one.shown.ravel()) != alone.ravel()).any()
 
 
 def test_the_model_never_fills_in_a_blank() -> None:

@@ -63,6 +63,11 @@ def test_neighbours_are_counted_as_by_hand(sides: tuple[int, int]) -> None:
     assert table.predict(text).tolist() == by_hand(train.tolist(), text.tolist(), *sides)
 
 
+def test_a_text_too_short_for_a_table_leaves_the_smaller_ones() -> None:
+    text = np.array([0, 1, 0])
+    assert Neighbours(text, 2, 2, 2).predict(text).tolist() == by_hand([0, 1, 0], [0, 1, 0], 2, 2)
+
+
 def test_what_a_place_holds_itself_does_not_matter() -> None:
     train, text = rng().integers(4, size=60), rng(1).integers(4, size=40)
     table = Neighbours(train, 4, 1, 1)
