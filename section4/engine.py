@@ -77,7 +77,7 @@ def fault_of(device: torch.device) -> str:
         if here is None or not torch.allclose(here.cpu(), there, rtol=1e-2):
             return "a small convolution came out wrong"
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        return str(error).strip().splitlines()[0]
+        return (str(error).strip().splitlines() or [type(error).__name__])[0]
     return ""
 
 
@@ -102,7 +102,7 @@ class Setting:
     compiled: bool = False
 
     def __str__(self) -> str:
-        words = [str(self.device), str(self.dtype).removeprefix("torch.")]
+        words = [self.device.type, str(self.dtype).removeprefix("torch.")]
         words += ["channels last"] * self.channels_last + ["compiled"] * self.compiled
         return ", ".join(words)
 

@@ -85,7 +85,7 @@ def fit(
     distributed.join(setting.device)
     setting.prepare(model)
     if average is not None:
-        setting.prepare(average)
+        setting.prepare(average.module)  # not its counter, which is read in every step
     history, scaler = History(), setting.scaler()
     last = checkpoints / "last.pt" if checkpoints is not None else None
     if last is not None and distributed.of_first(resume and last.exists()):
@@ -234,10 +234,10 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     def update(means: Any, values: Any, number: torch.Tensor | int) -> None:
-        share = min(decay, (1 + int(number)) / (10 + int(number)))
+        share = torch.as_tensor((1 + number) / (10 + number)).clamp(max=decay)
         for mean, value in zip(means, values):
             if mean.is_floating_point():
-                mean.lerp_(value.to(mean.dtype), 1 - share)
+                mean.lerp_(value.to(mean.dtype), (1 - share).to(mean.dtype))
             else:
                 mean.copy_(value)
 

@@ -82,6 +82,11 @@ def choose(
         kept = json.loads(file.read_text(encoding="utf-8"))
     known = [*choices, *(replace(choice, compiled=True) for choice in choices)]
     chosen = [choice for choice in known if str(choice) == kept["setting"]]
+    if kept["setting"] and not chosen:
+        raise UserError(
+            f"this training was begun on {kept['setting']}, which this machine does not have: "
+            "start it anew, without --resume"
+        )
     if chosen:
         setting, threads = chosen[0], run.threads or kept["threads"]
     else:

@@ -69,7 +69,9 @@ def find_or_make(run: Run, target: Photographs, folder: Path) -> Pretrained:
         return from_torchvision(
             run, target, run.budget.resize[0 if device.type == "cpu" else -1], folder
         )
-    if run.settings.data != "embedded" and disk.find(SOURCES["cifar100"], run.data_folder):
+    cifar100 = SOURCES["cifar100"]
+    whole = len(disk.find(cifar100, run.data_folder)) == len(cifar100.files)
+    if run.settings.data != "embedded" and whole:
         source = load_photographs(run, "cifar100")
         task = f"here on the {len(source.classes)} classes of CIFAR-100"
         return made_here(run, target, source, task, folder, turned=False)

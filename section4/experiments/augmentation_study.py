@@ -196,7 +196,8 @@ def by_size(sizes: Sequence[int], test: np.ndarray) -> tuple[list[str], str]:
     if tied(each[0], each[-1]):
         return said, "no difference between the sets beyond the noise of seeds"
     more = each[0].mean() > each[-1].mean()
-    return said, f"larger from the {'smallest' if more else 'largest'} set"
+    ends = ("smallest", "largest") if more else ("largest", "smallest")
+    return said, "larger from the {} set than from the {}".format(*ends)
 
 
 def words(

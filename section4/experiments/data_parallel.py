@@ -2,8 +2,8 @@
 
 Every process has the whole network and takes its share of each batch; the gradients are averaged,
 and all take the same step (`distributed.py`). On several GPUs that is how training gets faster. On
-a CPU one process can use all cores with threads, so that is what several processes, with the same
-cores between them, are fairly compared with; one process with one thread shows what the cores are
+a CPU one process can use all cores with threads, so that is what several processes, with as many
+threads between them, are fairly compared with; one process with one thread shows what the cores are
 worth. Whether they learn the same is seen in a single step from the same weights, whose result
 should differ by rounding alone, unless batch norm takes its means over fewer rows; and in the test
 accuracy after training from the same weights in the same order. All is in float32; the arms run
@@ -12,6 +12,7 @@ one after the other, each in processes of its own.
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from section1.experiments._training import counted, mean_std, signed, spread
+from section1.experiments._training import counted, signed
 from section1.parallel import available_threads
 from section3.experiments._cnns import ALONE, tied
 from section4 import checkpoint
@@ -45,10 +46,12 @@ TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_", "GROUP_", "ROLE_", "MASTER_", "TORCH
 def plan(counts: Sequence[int], cores: int, gpu: bool) -> dict[int, list[int]]:
     """For each number of processes the threads of one, as often as it is measured.
 
-    All processes together have one thread a core. On a CPU one process is also measured with one.
+    All arms have as many threads in all, at most one a core, if there are cores enough. On a CPU
+    one process is also measured with one.
     """
-    arms = {count: [max(1, cores // count)] for count in sorted({1, *counts})}
-    if not gpu and cores > 1:
+    shared = cores - cores % math.lcm(*counts) or cores
+    arms = {count: [max(1, shared // count)] for count in sorted({1, *counts})}
+    if not gpu and shared > 1:
         arms[1].insert(0, 1)
     return arms
 
@@ -126,14 +129,15 @@ def compute(run: Run) -> Result:
             answers = launch(processes, threads, *files)
             found |= {(processes, n): answer for n, answer in zip(threads, answers)}
             bar.advance()
-    return account(found, len(data.train[0]), cores, gpu)
+    return account(found, len(data.train[0]), gpu)
 
 
-def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bool) -> Result:
+def account(found: dict[tuple[int, int], dict], images: int, gpu: bool) -> Result:
     """The result from what each arm (processes, threads) found, training on so many images."""
     accuracy = 100 * np.array([arm["accuracy"] for arm in found.values()])  # (arms, seeds)
     speed = np.array([images / np.ravel(arm["seconds"]) for arm in found.values()])
     first, middle, third = np.percentile(speed, (25, 50, 75), axis=1)
+    cores = max(threads for processes, threads in found if processes == 1)
     alone = found[1, cores]
     rows = list[list[Any]]()
     for k, ((processes, threads), arm) in enumerate(found.items()):
@@ -146,7 +150,7 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
                "upper quartile", "images/s if ideal", "test accuracy (%)",
                "weights off by, without batch norm", "weights off by, with batch norm"]  # fmt: skip
     one, most = list(found).index((1, cores)), rows[-1]
-    apart, std = mean_std(accuracy[-1] - accuracy[one])
+    apart = accuracy[-1].mean() - accuracy[one].mean()
     n, doubt = accuracy.shape[1], doubt_about(accuracy[-1], accuracy[one])
     metrics = {
         "gpus": most[0] if gpu else 0,
@@ -171,8 +175,8 @@ def account(found: dict[tuple[int, int], dict], images: int, cores: int, gpu: bo
         f". One step from the same weights ends in the same place but for {most[8]:.0e} of its "
         f"longest move without batch norm, and {most[9]:.0e} with it, where each process takes "
         f"means over its own rows. After training, {most[7]:.1f}% of the test images are right, "
-        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart)}"
-        f"{spread(std, n, '.1f')} percentage points (n = {n}" + f"; {doubt}" * bool(doubt) + ")."
+        f"with {rows[one][2]} {rows[one][7]:.1f}%: a difference of {signed(apart)} percentage "
+        f"points (n = {n}" + f"; {doubt}" * bool(doubt) + ")."
     )
     arrays = {"accuracy": accuracy, "images_per_second": speed}
     return Result(
@@ -227,10 +231,11 @@ def draw(result: Result) -> dict[str, Figure]:
     dots.xaxis.label.set_fontsize("small")
     bars.xaxis.label.set_fontsize("small")
     accuracy = result.arrays["accuracy"]
-    doubt = doubt_about(accuracy[-1], accuracy[max(k for k, row in enumerate(rows) if row[0] == 1)])
+    one = max(k for k, row in enumerate(rows) if row[0] == 1)
+    doubt = doubt_about(accuracy[-1], accuracy[one])
     figure.suptitle(
-        f"{rows[-1][2].capitalize()}, train {metrics['times_as_fast']:.2f} times as fast as one "
-        f"{'GPU' if metrics.get('gpus') else 'process on the same cores'}; test accuracy "
+        f"{rows[-1][2].capitalize()}, train {metrics['times_as_fast']:.2f} times as fast as "
+        f"{'one GPU' if metrics.get('gpus') else rows[one][2]}; test accuracy "
         f"differs by {signed(metrics['accuracy_difference'])} points" + f" ({doubt})" * bool(doubt)
     )
     return {"processes": figure}

@@ -40,7 +40,7 @@ from section4.experiments._vision import (
     share_right,
     train,
 )
-from section4.vision.augment import blended, chain, cutout, flip, mirror, standard, windows
+from section4.vision.augment import chain, cutout, flip, mirror, standard, windows
 from section4.vision.resnet import ResNet, resnet18
 from utils.errors import UserError
 from utils.experiments.results import Curve, Result, Table
@@ -83,7 +83,7 @@ def compute(run: Run) -> Result:
     if budget.hole >= window:
         raise UserError(f"hole must be smaller than the window of {window}, got {budget.hole}")
     cutmix = v2.RandomApply([v2.CutMix(num_classes=len(data.classes))], budget.cutmix)
-    small = chain(windows(window, window), flip, cutout(budget.hole), blended(cutmix))
+    small = chain(windows(window, window), flip, cutout(budget.hole), cutmix)
     trained: dict[str, Trained] = {}
     with run.resumable() as folder:
 

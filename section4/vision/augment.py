@@ -130,15 +130,6 @@ def in_groups(transform: Callable, size: int = GROUP) -> Change:
     return change
 
 
-def blended(transform: Callable) -> Change:
-    """Mixup or CutMix of torchvision: they see the whole batch, and blend the labels too."""
-
-    def change(x: torch.Tensor, y: torch.Tensor) -> Pair:
-        return transform(x, y)
-
-    return change
-
-
 def chain(*changes: Change) -> Change:
     """One change after the other."""
 
@@ -168,11 +159,11 @@ def arms(classes: int, side: int = 32) -> dict[str, Change | None]:
         "colour jitter": colours(0.4),
         "random erasing": in_groups(v2.RandomErasing(p=0.5)),
         "cutout": cutout(side // 2),
-        "mixup": blended(mixup),
-        "cutmix": blended(cutmix),
+        "mixup": mixup,
+        "cutmix": cutmix,
         "trivial augment": in_groups(v2.TrivialAugmentWide()),
         "combined": chain(
             move, flip, in_groups(v2.TrivialAugmentWide()), cutout(side // 4),
-            blended(v2.RandomChoice([mixup, cutmix])),
+            v2.RandomChoice([mixup, cutmix]),
         ),
     }  # fmt: skip

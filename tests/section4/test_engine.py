@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -81,6 +82,8 @@ def test_a_device_that_cannot_compute_says_so_in_one_line(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(nn.functional, "conv2d", broken)
     assert engine.fault_of(CPU) == "no kernel image is available"
+    monkeypatch.setattr(nn.functional, "conv2d", Mock(side_effect=AssertionError))
+    assert engine.fault_of(CPU) == "AssertionError"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +143,7 @@ def test_a_gpu_gets_the_half_precision_that_it_has(
 def test_a_setting_says_what_it_is() -> None:
     assert str(PLAIN) == "cpu, float32"
     full = Setting(torch.device("cuda", 1), BF16, channels_last=True, compiled=True)
-    assert str(full) == "cuda:1, bfloat16, channels last, compiled"
+    assert str(full) == "cuda, bfloat16, channels last, compiled"
     assert len({str(setting) for setting in settings(CPU)}) == 4
 
 

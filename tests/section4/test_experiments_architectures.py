@@ -19,7 +19,7 @@ from section4.experiments import resnet_vs_plain as skips
 from section4.experiments._engine import seeded
 from section4.experiments._vision import Trained, shrunk
 from section4.vision.resnet import thin_resnet
-from tests.runs import small_run
+from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import runner
 from utils.experiments.results import Result
@@ -136,7 +136,7 @@ def test_a_run_that_is_stopped_keeps_the_gradients_that_it_has_seen(
         runner.compute(small(tmp_path / "cut"))
     rest = runner.compute(small(tmp_path / "cut"))
     assert len(calls) < 4 + 8  # it did not begin anew
-    assert rest.curves == whole.curves and rest.metrics == whole.metrics
+    assert_same_result(rest, whole)
 
 
 def test_depths_that_cannot_be_compared_are_refused(tmp_path: Path) -> None:

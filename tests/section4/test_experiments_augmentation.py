@@ -132,8 +132,8 @@ def test_the_verdict_follows_from_the_numbers() -> None:
     assert study.verdict(names, np.array([0.5, 0, 0]), np.inf) == study.ALONE
     noise = np.array([-0.01, 0, 0.01])
     for few, many, said in (
-        (0.1, 0.0, "larger from the smallest set"),
-        (0.0, 0.1, "larger from the largest set"),
+        (0.1, 0.0, "larger from the smallest set than from the largest"),
+        (0.0, 0.1, "larger from the largest set than from the smallest"),
         (0.0, 0.001, "no difference between the sets beyond the noise of seeds"),
     ):
         test = np.stack([[0.4 + noise, 0.4 + mean + noise[::-1]] for mean in (few, many)])

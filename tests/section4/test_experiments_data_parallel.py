@@ -75,10 +75,12 @@ def test_another_process_of_torchrun_starts_nothing(
         ([1, 2, 4], 8, False, {1: [1, 8], 2: [4], 4: [2]}),
         ([1, 4], 2, False, {1: [1, 2], 4: [1]}),
         ([1, 2], 1, False, {1: [1], 2: [1]}),
+        ([1, 2], 3, False, {1: [1, 2], 2: [1]}),
+        ([1, 2, 3], 16, False, {1: [1, 12], 2: [6], 3: [4]}),
         ([1, 2], 16, True, {1: [16], 2: [8]}),
     ],
 )
-def test_all_arms_but_one_use_every_core(
+def test_all_arms_but_one_have_as_many_threads(
     counts: list[int], cores: int, gpu: bool, arms: dict
 ) -> None:
     assert plan(counts, cores, gpu) == arms
@@ -152,7 +154,7 @@ def accounted(arms: dict[tuple[int, int], list[float]], gpu: bool = False) -> tu
         arm: {"accuracy": shares, "seconds": [[0.5]] * len(shares), "steps": steps}
         for arm, shares in arms.items()
     }
-    result = data_parallel.account(found, 100, 2, gpu)
+    result = data_parallel.account(found, 100, gpu)
     return result.answer, data_parallel.draw(result)["processes"].get_suptitle()
 
 
@@ -161,16 +163,16 @@ def test_a_difference_is_never_minus_zero_and_one_epoch_has_no_median() -> None:
     assert "1 process, 1 thread (one epoch)" in answer
     assert answer.endswith(f"a difference of +0.0 percentage points (n = 1; {ALONE}).")
     assert title.endswith(
-        f"as one process on the same cores; test accuracy differs by +0.0 points ({ALONE})"
+        f"as 1 process, 2 threads; test accuracy differs by +0.0 points ({ALONE})"
     )
 
 
 def test_a_difference_that_noise_explains_is_called_so() -> None:
     answer, title = accounted({(1, 1): [0.9, 0.9], (1, 2): [0.5, 0.51], (2, 1): [0.52, 0.51]})
-    assert answer.endswith("of +1.0 ± 1.4 percentage points (n = 2; no more than noise).")
+    assert answer.endswith("of +1.0 percentage points (n = 2; no more than noise).")
     assert title.endswith("test accuracy differs by +1.0 points (no more than noise)")
     answer, title = accounted({(1, 1): [0.5, 0.5], (1, 2): [0.5, 0.51], (2, 1): [0.6, 0.61]})
-    assert answer.endswith("of +10.0 ± 0.0 percentage points (n = 2).")
+    assert answer.endswith("of +10.0 percentage points (n = 2).")
     assert title.endswith("test accuracy differs by +10.0 points")
 
 

@@ -78,6 +78,14 @@ def test_of_several_processes_none_takes_fewer_rows_than_the_others(
         _engine.fastest(net(), BATCH, scarce(4, []), choices, 0)
 
 
+def test_training_does_not_go_on_where_its_setting_cannot_be_had(tmp_path: Path) -> None:
+    _engine.choose(some_run(tmp_path), net(), BATCH, folder=tmp_path)
+    kept = (tmp_path / "engine.json").read_text()
+    (tmp_path / "engine.json").write_text(kept.replace("cpu", "mps"))
+    with pytest.raises(UserError, match=r"begun on mps, .* start it anew, without --resume"):
+        _engine.choose(some_run(tmp_path), net(), BATCH, folder=tmp_path)
+
+
 # --- the compiler -----------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ from section4.experiments._transfer import few
 from section4.vision import pretrained
 from tests.runs import small_run
 from utils.data import load
+from utils.data.sources import SOURCES
 from utils.errors import UserError
 from utils.experiments import runner
 from utils.experiments.results import Curve, Result
@@ -134,7 +135,8 @@ def test_labels_of_cifar100_are_used_where_it_is_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The set on disk is played by the drawn one."""
-    monkeypatch.setattr(_transfer.disk, "find", lambda *_: {"train": Path("train")})
+    files = dict.fromkeys(SOURCES["cifar100"].files, Path())
+    monkeypatch.setattr(_transfer.disk, "find", lambda *_: files)
     loaded = []
 
     def load_embedded(run: Run, name: str) -> Any:
@@ -150,6 +152,11 @@ def test_labels_of_cifar100_are_used_where_it_is_on_disk(
     assert "pretrained here on the 100 classes of CIFAR-100" in result.answer
     assert "turned" not in result.arrays
     assert result.metrics["pretraining_chance"] == 0.01
+
+    files.popitem()  # of a part the rest would be drawn
+    run = small(tmp_path / "part", data="auto", seeds=1, images=[2])
+    assert "without labels" in runner.compute(run).answer
+    assert loaded[2:] == ["cifar10"]
 
 
 @pytest.mark.usefixtures("one_setting")
