@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import config
-from utils.errors import UserError
+from utils.errors import DISK, UserError
 from utils.experiments import registry
 from utils.experiments.budget import budgets, whole_number
 from utils.experiments.machine import complain, processes, writes
@@ -255,11 +255,23 @@ def main() -> int:
     except UserError as error:
         complain(f"main.py: {one_line(error)}")
         return 2
+    except ModuleNotFoundError as error:
+        complain(
+            f"main.py: {error.name} is not installed for {sys.executable}: activate the "
+            "environment of the course, or install requirements.txt"
+        )
+        return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a pipe (`| head`) has gone: 141, as of SIGPIPE
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0 if {"--list", "--help", "-h"} & set(sys.argv) else 141
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        complain(f"main.py: what is printed cannot be written ({error.strerror})")
+        return 2
 
 
 if __name__ == "__main__":

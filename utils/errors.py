@@ -1,5 +1,9 @@
 """The error that a person can act upon."""
 
+import errno
+
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, or not to be written to
+
 
 class UserError(Exception):
     """Bad input, told in one sentence: what was given, what was expected, what to do.

@@ -102,7 +102,7 @@ class Run:
             yield folder
             return
         unfinished, finished = folder / "unfinished.json", folder / "finished.json"
-        identity = to_json(self.identity())
+        identity = to_json(self.identity() | {"data used": self.data_used})
         stamps = [stamp for stamp in (unfinished, finished) if stamp.is_file()]
         known = any(stamp.read_bytes() == identity for stamp in stamps)
         self.resumed = self.settings.resume and known

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 import textwrap
 import time
@@ -14,7 +13,7 @@ from pathlib import Path
 from threadpoolctl import threadpool_limits
 
 import config
-from utils.errors import UserError, WriteError
+from utils.errors import DISK, UserError, WriteError
 from utils.experiments import lock, machine, results
 from utils.experiments.budget import Budget
 from utils.experiments.forecast import expected_time
@@ -23,7 +22,6 @@ from utils.experiments.results import Result, command
 from utils.experiments.run import Run, Settings
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130  # exit codes
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # full, or not to be written to
 MEANING = {
     "quick": "to see that everything works",
     "hybrid": "real data, several seeds where runs are short: the numbers to learn from",

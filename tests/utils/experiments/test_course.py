@@ -13,11 +13,13 @@ from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 import config
+import main
 from tests.utils.experiments.conftest import GOOD
 from utils.data import DataError
 from utils.errors import UserError
@@ -220,6 +222,26 @@ def test_who_reads_the_list_may_stop_anywhere(
     with open(writer, "w") as pipe:
         monkeypatch.setattr(sys, "stdout", pipe)
         assert course("--list") == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's device for it")
+@pytest.mark.parametrize("words", ["--list", "good"])
+def test_what_is_printed_goes_to_a_full_disk(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, words: str
+) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert course(words) == 2
+    assert "what is printed cannot be written (No space left on device)" in one_sentence(capsys)
+
+
+def test_a_package_that_is_not_installed_is_named(
+    course: Course, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(main, "run", Mock(side_effect=ModuleNotFoundError(name="jinja2")))
+    assert course("good") == 2
+    said = f"jinja2 is not installed for {sys.executable}: activate the environment"
+    assert said in one_sentence(capsys)
 
 
 def test_closed_streams_are_as_if_nobody_read_or_wrote(
@@ -609,6 +631,8 @@ def test_the_time_to_expect_is_that_of_config_times_how_slow_this_machine_is(
         monkeypatch.setattr(forecast, "slowness", lambda threads, factor=factor: factor)
         said = forecast.expected_time(chosen, "hybrid")
         assert words in said and registry.duration(factor * expected) in said
+        assert "on this machine's processor" in said and "GPU" not in said
+    assert "section 4: less on a GPU" in forecast.expected_time(registry.select(["4"]), "hybrid")
 
 
 def test_a_machine_of_half_the_speed_is_twice_as_slow(monkeypatch: pytest.MonkeyPatch) -> None:

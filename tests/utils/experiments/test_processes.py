@@ -123,10 +123,11 @@ def test_only_section_4_runs_in_several_processes() -> None:
 def test_checkpoints_are_kept_or_cleared_by_the_first_process(
     process: Become, tmp_path: Path
 ) -> None:
-    def stopped(section: int = 4, resume: bool = True) -> bool:
+    def stopped(resume: bool = True, learned_from: str = "drawn digits") -> bool:
         """Whether a run that begins now finds what the one before it left; it stops, too."""
         settings = Settings("quick", 0, "auto", tmp_path, resume=resume)
-        run = Run(Experiment(section, 1, "e", "?"), settings, Budget())
+        run = Run(Experiment(4, 1, "e", "?"), settings, Budget())
+        run.note_data("mnist", learned_from)
         with pytest.raises(KeyboardInterrupt), run.resumable() as folder:
             found.append((folder / "last.pt").exists())
             if machine.writes():
@@ -140,6 +141,8 @@ def test_checkpoints_are_kept_or_cleared_by_the_first_process(
     assert stopped(resume=False), "the second process has cleared the folder"
     process(0)
     assert not stopped(resume=False)
+    assert stopped()
+    assert not stopped(learned_from="MNIST"), "it would go on with what other data have taught"
 
 
 def test_a_checkpoint_that_cannot_be_cleared_is_not_gone_on_with(
