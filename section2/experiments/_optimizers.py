@@ -16,14 +16,14 @@ from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.mlp import MLP
 from section1.sgd import SGD, Optimizer
-from section1.training import Batch, History, fit, shuffled
+from section1.training import Batch, History, batch_ends, fit, shuffled
 from section2.muon import Muon
 from section2.optimizers import AdaGrad, Adam, AdamW, Momentum, Nesterov, RMSprop
 from section2.schedules import Schedule
 from utils.experiments.run import Run
 from utils.output import plots
 
-# The rules that treat each number by itself; Muon, which needs matrices, is the eighth.
+# The rules that treat each number by itself; Muon, which needs matrices, is the last.
 ELEMENTWISE: dict[str, type[Optimizer]] = {
     "SGD": SGD,
     "Momentum": Momentum,
@@ -54,8 +54,8 @@ def new_optimizer(name: str, model: Layer, lr: float) -> Optimizer:
 def look(name: str) -> dict[str, Any]:
     """Colour, marker and line of an optimizer, the same in every figure."""
     place = NAMES.index(name)
-    dashes = ("-", "--", "-.", ":")[place % 4]
-    place %= len(plots.MARKERS)
+    rounds, place = divmod(place, len(plots.MARKERS))
+    dashes = ("-", "--", "-.", ":")[(place + rounds) % 4]
     return {"color": plots.COLOURS[place], "marker": plots.MARKERS[place], "ls": dashes}
 
 
@@ -118,7 +118,7 @@ def learn(
     """
     weights, order = run.rng(*key).spawn(2)
     model = MLP(sizes, rng=weights)  # ReLU, He
-    an_epoch = math.ceil(len(data[0]) / batch_size)
+    an_epoch = len(batch_ends(len(data[0]), batch_size))
     stretch = math.ceil(an_epoch / checks)
     number = max(1, round(epochs * an_epoch / stretch))
     feed = Feed(data, batch_size, stretch)

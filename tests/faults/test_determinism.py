@@ -48,8 +48,6 @@ NUMPY = {
     "cifar100_mlp_vs_cnn": f"{ONE_SEED} --samples 100 --batch-size 50 --set filters=4,8",
 }
 PYTORCH = {
-    "resnet_vs_plain": f"{ONE_SEED} --samples 24 --batch-size 12 --set depths=8,14 --set side=16"
-    " --set looked_at=2",
     "augmentation_study": "--set seeds=1 --epochs 1 --samples 20 --set width=4",
     "cifar100_architectures": f"{ONE_SEED} --samples 24 --batch-size 12 --set width=4",
 }

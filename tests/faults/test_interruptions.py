@@ -359,19 +359,13 @@ def test_no_training_is_lost_where_its_result_could_not_be_saved(
     assert epochs == [1, 2, 3, 4], "without --resume it starts anew"
 
 
-@pytest.mark.parametrize(
-    ("place", "words"), [("out", "is no folder"), ("out/.lock", "could not write")]
-)
 def test_a_folder_that_cannot_be_written_to(
-    learns: Course, tmp_path: Path, capsys: pytest.CaptureFixture, place: str, words: str
+    learns: Course, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    """A file lies where a folder should, or a folder where a file should: root may do all else."""
-    path = tmp_path / place
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.mkdir() if place.endswith(".lock") else path.write_text("mine")
+    """A folder lies where a file should: root may do all else."""
+    (tmp_path / "out" / ".lock").mkdir(parents=True)
     assert learns() == 2
-    assert words in one_sentence(capsys)
-    assert path.is_dir() or path.read_text() == "mine"
+    assert "could not write" in one_sentence(capsys)
 
 
 def test_an_experiment_whose_folder_cannot_be_written_to_fails_alone(

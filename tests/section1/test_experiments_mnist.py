@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from section1.experiments import _images, loss_comparison
-from section1.experiments._training import in_front, level_with_best, standing
+from section1.experiments._training import in_front, level_with_best, rise_and_fall, standing
+from tests.runs import assert_same_result
 from utils.errors import UserError
 from utils.experiments import registry, runner
 from utils.experiments.budget import Budget
@@ -84,15 +85,11 @@ def test_a_list_of_learning_rates_that_does_not_fit_is_refused() -> None:
 
 @pytest.mark.parametrize("name", ["activation_comparison", "loss_comparison"])
 def test_same_numbers_on_any_number_of_threads(name: str) -> None:
-    """Batches of 300 rows are cut into three: on one thread, on two, and on two once more."""
+    """Batches of 300 rows are cut into three."""
     changes = {"samples": 700, "epochs": 2, "batch_size": 300, "lr": [0.05]}
-    first, *others = [runner.compute(tiny(name, changes, threads)) for threads in (1, 2, 2)]
-    for other in others:
-        assert other.metrics == first.metrics and other.answer == first.answer
-        assert other.curves == first.curves and other.tables == first.tables
-        assert other.arrays.keys() == first.arrays.keys()
-        for key, array in first.arrays.items():
-            np.testing.assert_array_equal(other.arrays[key], array)
+    one, two = (runner.compute(tiny(name, changes, threads)) for threads in (1, 2))
+    assert_same_result(one, two)
+    assert one.answer == two.answer
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
@@ -106,6 +103,23 @@ def test_arms_that_are_equal_are_called_level(n: int) -> None:
         scores[3] += 20
         assert in_front(scores, names) == "d is ahead"
     assert np.mean(counts) > 7.3 and np.mean(np.array(counts) == 8) > 0.7
+
+
+@pytest.mark.parametrize("same", [1.0, 0.1])  # the mean of three times 0.1 is not 0.1
+def test_one_miss_tells_nothing_where_most_arms_are_always_equal(same: float) -> None:
+    scores = np.full((4, 3), same)
+    scores[2, 1] -= 1e-3
+    assert level_with_best(scores, list("abcd")) == list("abcd")
+    scores[3] -= 0.05
+    assert level_with_best(scores, list("abcd")) == list("abc")
+    assert level_with_best(scores[[0, 1, 3]], list("abd")) == list("ab")
+
+
+def test_the_rate_falls_over_as_many_steps_as_there_are() -> None:
+    """A lone last row joins the batch before it: 129 rows are one batch."""
+    run = tiny("fashion_mlp", {"epochs": 3, "batch_size": 128})
+    for step in range(3):
+        assert rise_and_fall(0.1, run, 129)(step) == rise_and_fall(0.1, run, 128)(step)
 
 
 def test_the_standing_in_words() -> None:

@@ -27,11 +27,13 @@ from section2.experiments._optimizers import (
     ELEMENTWISE,
     NAMES,
     Feed,
+    learn,
     listed,
     new_optimizer,
 )
 from section2.muon import Muon
 from tests.helpers import numerical_gradient
+from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
 from utils.experiments import registry, runner
 from utils.experiments.budget import Budget
@@ -85,14 +87,21 @@ def test_optimizer_comparison(run_tiny: Callable[..., Result]) -> None:
     assert [row[1] for row in table.rows] == NAMES * 2
     assert len(result.tables["tuning"].rows) == 2 * sum(map(len, _tuning.RATES.values()))
     assert result.metrics["adam_test_accuracy"] > 0.2
-    assert result.arrays["MNIST_to_goal"].shape == (8, 1, 2)
+    assert result.arrays["MNIST_to_goal"].shape == (len(NAMES), 1, 2)
 
 
 def test_lr_sensitivity(run_tiny: Callable[..., Result]) -> None:
     result = run_tiny("lr_sensitivity", *TINY, "--set", "width=16", "--batch-size", "32")
     scores = result.arrays["validation_accuracy"]
-    assert scores.shape == (8, 7, 1)
+    assert scores.shape == (len(NAMES), 7, 1)
     assert result.metrics["blown_up"] == np.isnan(scores).sum()
+    spreads = [row[3] for row in result.tables["optimizers"].rows]
+    assert np.isnan(np.array(spreads, float)).all(), "one seed"
+
+
+@pytest.mark.parametrize("name", ["lr_sensitivity", "lr_schedules"])
+def test_layers_of_a_single_unit(name: str) -> None:
+    assert compute(name, threads=1, width=1).tables
 
 
 def test_lr_schedules(run_tiny: Callable[..., Result]) -> None:
@@ -108,18 +117,11 @@ def test_too_few_steps_for_a_schedule_are_refused() -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_same_numbers_on_any_number_of_threads(name: str) -> None:
-    """All but the times: on one thread, on two, and on two once more."""
-
-    def timeless(metrics: dict[str, float]) -> dict[str, float]:
-        return {key: value for key, value in metrics.items() if "seconds" not in key}
-
-    first, *others = [compute(name, threads) for threads in (1, 2, 2)]
-    for other in others:
-        assert timeless(other.metrics) == timeless(first.metrics)
-        assert other.curves == first.curves and other.answer == first.answer
-        assert other.arrays.keys() == first.arrays.keys()
-        for key in [key for key in first.arrays if not key.endswith("to_goal")]:
-            np.testing.assert_array_equal(other.arrays[key], first.arrays[key])
+    one, two = (compute(name, threads) for threads in (1, 2))
+    for result in (one, two):
+        result.arrays = {k: v for k, v in result.arrays.items() if not k.endswith("to_goal")}
+    assert_same_result(one, two)  # those have times
+    assert one.answer == two.answer
 
 
 # --- surfaces and paths ---------------------------------------------------------------------
@@ -247,13 +249,14 @@ def optimizer_rows(passes: list[float], means: list[float]) -> list[list[Any]]:
 
 
 def test_optimizers_in_words() -> None:
-    rows = optimizer_rows([1.0] * 8, [1.0] * 8)
-    assert optimizer_comparison.finding("MNIST", rows, np.ones((8, 1))) == (
+    count = len(NAMES)
+    rows = optimizer_rows([1.0] * count, [1.0] * count)
+    assert optimizer_comparison.finding("MNIST", rows, np.ones((count, 1))) == (
         f"On MNIST {listed(NAMES)} are first at 95% validation accuracy (1 pass). On the test set "
         "all have 100.00%."
     )
-    means = [0.9, 0.8, 0.8, *[0.85] * 5]
-    rows = optimizer_rows([99.9, 2.0, *[np.nan] * 6], means)
+    means = [0.9, 0.8, 0.8, *[0.85] * (count - 3)]
+    rows = optimizer_rows([99.9, 2.0, *[np.nan] * (count - 2)], means)
     assert "(2 passes; last: SGD, 100)" in optimizer_comparison.fastest("MNIST", rows)
     found = optimizer_comparison.finding("MNIST", rows, np.array(means)[:, None])
     assert "SGD is best" in found and "Momentum and Nesterov last with 80.00%" in found
@@ -276,6 +279,17 @@ def test_feed_cuts_the_passes_into_stretches() -> None:
     assert [len(rows) for rows, _ in batches] == [4, 4, 2, 4, 4, 2] and len(feed.seconds) == 3
     for one_pass in (batches[:3], batches[3:]):
         assert sorted(np.concatenate([labels for _, labels in one_pass])) == list(range(10))
+
+
+def test_a_lone_last_row_makes_no_step(tmp_path: Path) -> None:
+    """It joins the batch before it: two batches a pass."""
+    x, y = np.ones((9, 2), np.float32), np.arange(9) % 2
+    learned = learn(
+        small_run("lr_sensitivity", tmp_path, {}), [2, 2], "SGD", (x, y), (x, y), key=(0,),
+        epochs=3, batch_size=4, schedule=lambda steps: schedules.constant(0.1),
+    )  # fmt: skip
+    assert learned is not None and learned.x == [1, 2, 3]
+    assert len(learned.history.step_loss) == 6
 
 
 def test_names_in_a_sentence() -> None:
