@@ -67,7 +67,7 @@ CASES = [
 ]
 
 
-def numpy_pass(case: Case, workers: Workers) -> Callable[[], object]:
+def numpy_pass(case: Case, workers: Workers) -> Callable[[], tuple]:
     rng = np.random.default_rng(0)
     layer = Conv2D(
         case.channels, case.filters, case.kernel, stride=case.stride,
@@ -78,15 +78,14 @@ def numpy_pass(case: Case, workers: Workers) -> Callable[[], object]:
     x = rng.standard_normal((case.images, case.size, case.size, case.channels), np.float32)
     dy = rng.standard_normal(parallel.forward(x).shape, np.float32)
 
-    def both() -> object:
+    def both() -> tuple:
         parallel.zero_grad()
-        parallel.forward(x)
-        return parallel.backward(dy)
+        return parallel.forward(x), parallel.backward(dy), parallel.parameters()[0].grad
 
     return both
 
 
-def torch_pass(case: Case, channels_last: bool) -> Callable[[], object]:
+def torch_pass(case: Case, channels_last: bool) -> Callable[[], tuple]:
     layer = torch.nn.Conv2d(
         case.channels, case.filters, case.kernel, stride=case.stride,
         padding=case.padding, groups=case.groups,
@@ -97,10 +96,12 @@ def torch_pass(case: Case, channels_last: bool) -> Callable[[], object]:
     x.requires_grad_()
     dy = torch.randn_like(layer(x))
 
-    def both() -> object:
+    def both() -> tuple:
         layer.zero_grad()
         x.grad = None
-        return layer(x).backward(dy)
+        y = layer(x)
+        y.backward(dy)
+        return y, x.grad, layer.weight.grad
 
     return both
 

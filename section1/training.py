@@ -195,17 +195,22 @@ class TrainingStep:
                 mine.grad += its.grad
 
 
-def shuffled(data: Batch, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """Batches of (x, y) in a new random order of the rows.
+def batch_ends(rows: int, batch_size: int) -> list[int]:
+    """Where the batches of so many rows end.
 
     The last batch has what is left over; a single row joins the batch before it, for alone
     it would weigh as much as a whole batch, and batch norm could not use it.
     """
+    lone = 1 if batch_size > 1 else 0
+    return [*range(batch_size, rows - lone, batch_size), rows]
+
+
+def shuffled(data: Batch, batch_size: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """Batches of (x, y) in a new random order of the rows, cut at `batch_ends`."""
     x, y = data
     order = rng.permutation(len(x))
-    lone = 1 if batch_size > 1 else 0
     start = 0
-    for end in (*range(batch_size, len(x) - lone, batch_size), len(x)):
+    for end in batch_ends(len(x), batch_size):
         yield x[order[start:end]], y[order[start:end]]
         start = end
 

@@ -24,8 +24,9 @@ from section3.pooling import MaxPool2D
 class ConvMaxPool2D(Conv2D):
     """y = MaxPool2D(Conv2D(x)), for a pool whose windows lie side by side without padding.
 
-    It shares the parameters of `conv`. Shapes, errors and ties are those of the two layers,
-    with P x Q for the pool: x (N, H, W, C), y (N, OH // P, OW // Q, F).
+    It shares the parameters of `conv`. Shapes and errors are those of the two layers, with P x Q
+    for the pool: x (N, H, W, C), y (N, OH // P, OW // Q, F). So are ties, but for outputs that
+    become equal only when the bias is added and rounded: here the larger one wins, not the first.
     """
 
     def __init__(self, conv: Conv2D, pool: MaxPool2D):

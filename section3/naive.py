@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from section1.functions import as_float
 from section3.im2col import Pair, output_size, pad
 
 
@@ -52,7 +53,7 @@ def conv2d_backward(
     """dx, dw and db: the loops of `conv2d`, where each product sends dy back to both factors."""
     kh, kw, c, f = w.shape
     (ph, pw), (_, h, width, _) = padding, x.shape
-    x = pad(x, padding)
+    x = pad(as_float(x), padding)
     dx, dw, db = np.zeros_like(x), np.zeros_like(w), np.zeros(f, w.dtype)
     for n, i, j, k in np.ndindex(*dy.shape):
         first = k // (f // groups) * c
@@ -99,6 +100,7 @@ def conv_transpose2d_backward(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """dx, dw and db: the loops of `conv_transpose2d`, each product sending dy to both factors."""
     (kh, kw, _, f), (sh, sw) = w.shape, stride
+    x = as_float(x)
     db = np.array([dy[..., k].sum() for k in range(f)])
     dy = pad(dy, padding)
     dx, dw = np.zeros_like(x), np.zeros_like(w)
@@ -118,7 +120,7 @@ def max_pool2d(
     Of several that are equal it is the first, row by row. Padding counts as -infinity.
     """
     oh, ow = output_size(x.shape[1:3], kernel, stride, padding, (1, 1))
-    x = pad(x, padding, -np.inf)
+    x = pad(as_float(x), padding, -np.inf)
     y = np.full((len(x), oh, ow, x.shape[3]), -np.inf, x.dtype)
     winner = np.zeros(y.shape, int)
     for n, i, j, c in np.ndindex(*y.shape):
@@ -150,7 +152,7 @@ def max_pool2d_backward(
 def avg_pool2d(x: np.ndarray, kernel: Pair, *, stride: Pair, padding: Pair = (0, 0)) -> np.ndarray:
     """The mean of each window, y (N, OH, OW, C). Padding counts as zeros."""
     oh, ow = output_size(x.shape[1:3], kernel, stride, padding, (1, 1))
-    x = pad(x, padding)
+    x = pad(as_float(x), padding)
     y = np.zeros((len(x), oh, ow, x.shape[3]), x.dtype)
     for n, i, j, c in np.ndindex(*y.shape):
         for di, dj in np.ndindex(*kernel):

@@ -152,7 +152,7 @@ class GlobalAvgPool2D(Layer):
         if x.ndim != 4:
             raise ValueError(f"GlobalAvgPool2D expects images (N, H, W, C), got shape {x.shape}")
         self.remember(x.shape)
-        return x.mean(axis=(1, 2))
+        return as_float(x).mean(axis=1).mean(axis=1)  # in one step float32 would round more
 
     def backward(self, dy: np.ndarray) -> np.ndarray:
         n, h, w, c = self.recall()

@@ -106,7 +106,7 @@ def _crops(x: np.ndarray, images: np.ndarray, boxes: np.ndarray, outside: float)
     _, h, w, _ = x.shape
     ends = boxes.max(axis=(0, 1))
     over = int(max(0, -boxes[..., :2].min(), ends[2] - h, ends[3] - w))  # pixels beyond an edge
-    wide = pad(x[images.ravel()], (over, over), outside)
+    wide = pad(as_float(x[images.ravel()]), (over, over), outside)
     crops = [
         image[top + over : bottom + over, left + over : right + over]
         for image, (top, left, bottom, right) in zip(wide, boxes.reshape(-1, 4))

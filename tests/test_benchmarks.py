@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,11 +25,12 @@ from section4.vision.resnet import thin_resnet
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One call a side instead of thousands."""
+    """One call a side instead of thousands; the larger of two ratios comes first, or second."""
+    ratios = itertools.cycle([0.5, 0.25, 0.25, 0.5])
 
     def compare(ours, theirs, **options):  # type: ignore[no-untyped-def]
         ours(), theirs()
-        return timing.Comparison(1.0, 2.0, 0.5, 0.4, 0.6)
+        return timing.Comparison(1.0, 2.0, next(ratios), 0.4, 0.6)
 
     for module in (mlp, optimizers, cnn, conv, gpt):
         monkeypatch.setattr(module, "compare", compare)
@@ -32,9 +38,12 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(benchmarks_main, "gemm_peak", lambda threads: 100.0)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "conv", "gpt"])
+@pytest.mark.parametrize(
+    ("name", "ratios"),
+    [("mlp", {0.25, 0.5}), ("cnn", {0.5}), ("conv", {0.5}), ("gpt", {0.25, 0.5})],
+)
 def test_a_benchmark_writes_what_it_measured(
-    hurried: None, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hurried: None, name: str, ratios: set[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(config, "RESULTS_DIR", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["benchmarks", name])
@@ -44,7 +53,7 @@ def test_a_benchmark_writes_what_it_measured(
     torch.set_num_threads(1)
     record = json.loads((tmp_path / "benchmarks" / f"{name}.json").read_text())
     assert {row["threads"] for row in record["rows"]} == {1, available_threads()}
-    assert all(row["ratio"] == 0.5 for row in record["rows"])
+    assert {row["ratio"] for row in record["rows"]} == ratios
     assert record["blas"] and record["machine"]["cpu"]
     assert bool(record["memory_mb"]) == (name == "cnn")
 
@@ -62,14 +71,45 @@ def test_benchmarks_that_cannot_run_say_so_in_a_sentence(
         assert complaint in error and "[]" not in error
 
 
-@pytest.mark.parametrize("net", cnn.NETS)
-@pytest.mark.parametrize("relu_first", [False, True])
-def test_both_sides_train_a_network_of_the_same_size(net: str, relu_first: bool) -> None:
+def mlp_steps(workers: Workers) -> tuple[cnn.Step, cnn.Step]:
+    images, classes = cnn.batch(8)
+    x = images.reshape(8, -1)
+    return mlp.numpy_step(x, classes, workers), mlp.torch_step(x, classes)
+
+
+def cnn_steps(workers: Workers, net: str, relu_first: bool) -> tuple[cnn.Step, cnn.Step]:
+    theirs = cnn.torch_step(net, 8, channels_last=True, relu_first=relu_first)
+    return cnn.numpy_step(net, 8, workers), theirs
+
+
+CNNS = [
+    partial(cnn_steps, net=net, relu_first=first) for net in cnn.NETS for first in (False, True)
+]
+
+
+@pytest.mark.parametrize("make", [mlp_steps, *CNNS])
+def test_both_sides_train_a_network_of_the_same_size(
+    make: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From random weights both start at about log 10, and learn the same batch by heart."""
+    sizes = []
+
+    def watch(module: Any) -> None:
+        rule = module.SGD
+
+        def sgd(parameters: Any, lr: float) -> Any:
+            parameters = list(parameters)
+            sizes.append([math.prod(getattr(p, "value", p).shape) for p in parameters])
+            return rule(parameters, lr)
+
+        monkeypatch.setattr(module, "SGD", sgd)
+
+    for module in (mlp, cnn, torch.optim):
+        watch(module)
     with Workers(1) as workers:
-        ours = cnn.numpy_step(net, 8, workers)
-        theirs = cnn.torch_step(net, 8, channels_last=True, relu_first=relu_first)
-        for step in (ours, theirs):
+        steps = make(workers)
+        assert len(sizes) == 2 and sizes[0] == sizes[1]
+        for step in steps:
             losses = [step() for _ in range(10)]
             assert losses[0] < 2 * np.log(10) and losses[-1] < losses[0]
 
@@ -86,15 +126,43 @@ def test_both_sides_train_a_gpt(gelu: str) -> None:
 @pytest.mark.parametrize("case", conv.CASES[:4] + conv.CASES[-1:], ids=str)
 def test_both_sides_of_a_convolution_give_the_same_shapes(case: conv.Case) -> None:
     with Workers(2) as workers:
-        dx = conv.numpy_pass(case, workers)()
-    assert isinstance(dx, np.ndarray)
-    assert dx.shape == (case.images, case.size, case.size, case.channels)
-    conv.torch_pass(case, channels_last=False)()
+        y, dx, dw = (array.shape for array in conv.numpy_pass(case, workers)())
+    assert dx == (case.images, case.size, case.size, case.channels)
+    theirs = [tensor.shape for tensor in conv.torch_pass(case, channels_last=False)()]
+    axes = (0, 3, 1, 2), (0, 3, 1, 2), (3, 2, 0, 1)
+    assert theirs == [tuple(shape[k] for k in order) for shape, order in zip((y, dx, dw), axes)]
+
+
+def test_a_ratio_below_one_means_that_this_code_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = {"ours": 2.0, "theirs": 8.0}
+    monkeypatch.setattr(timing, "milliseconds", lambda function, calls: clock[function()])
+    c = timing.compare(lambda: "ours", lambda: "theirs", rounds=3)
+    assert (c.ours_ms, c.torch_ms, c.ratio) == (2, 8, 0.25)
+
+
+def test_the_peak_counts_the_products_of_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    def milliseconds(work: Callable[[], list], calls: int) -> float:
+        assert len(work()) == 2
+        return 4.0
+
+    monkeypatch.setattr(timing, "milliseconds", milliseconds)
+    assert timing.gemm_peak(2, size=10) == pytest.approx(2 * 2 * 10**3 / 4e-3 / 1e9)
+
+
+@pytest.mark.parametrize("side", ["numpy", "torch", "torch-channels-last"])
+def test_one_side_alone_prints_by_how_much_its_memory_grows(
+    side: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("sys.argv", ["cnn", side, "small", "16", "1"])
+    cnn.main()
+    assert float(capsys.readouterr().out) >= 0
 
 
 def test_work_is_counted_as_the_text_books_do() -> None:
     case = conv.Case(images=1, size=2, channels=1, filters=1, kernel=1)
     assert case.gflop == pytest.approx(3 * 2 * 4 / 1e9)
+    case = conv.Case(images=1, size=3, channels=4, filters=6, stride=2, groups=2)
+    assert case.gflop == pytest.approx(3 * 2 * 4 * (9 * 4 / 2 * 6) / 1e9)
     per_image = 2 * (784 * 9 * 8 * 2 + 196 * 72 * 16 * 3 + 784 * 10 * 3)
     assert cnn.gflop("small", 10) == pytest.approx(10 * per_image / 1e9)
 

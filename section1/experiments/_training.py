@@ -12,7 +12,7 @@ import numpy as np
 from section1.layer import Layer
 from section1.losses import Loss
 from section1.sgd import Optimizer
-from section1.training import Batch, History, evaluate, fit
+from section1.training import Batch, History, batch_ends, evaluate, fit
 from utils.errors import UserError
 from utils.experiments.progress import Progress
 from utils.experiments.run import Run
@@ -78,7 +78,7 @@ def rise_and_fall(peak: float, run: Run, rows: int) -> Callable[[int], float]:
     Up, because the first steps from random weights are the ones that blow up; down, because
     large steps cannot settle. Source: Smith, Topin, Super-convergence, arXiv:1708.07120.
     """
-    steps = run.budget.epochs * math.ceil(rows / run.budget.batch_size)
+    steps = run.budget.epochs * len(batch_ends(rows, run.budget.batch_size))
 
     def rate(step: int) -> float:
         done = (step + 1) / (steps + 1)
@@ -157,13 +157,17 @@ def telling_gap(scores: np.ndarray) -> float:
 
     Chance alone moves two means of n runs apart by s sqrt(2 / n), the standard deviation of
     their difference. The best of several arms is a lucky one too, so it takes three of these.
-    s is that of the median arm, which a single wild arm does not change; from few runs it comes
-    out too small, by about sqrt((n - 1) / n). A single seed tells nothing: the gap is infinite.
+    s is that of the median arm, which a single wild arm does not change, or the root mean square
+    of all arms where that is zero (say most arms are always right); from few runs it comes out
+    too small, by about sqrt((n - 1) / n). A single seed tells nothing: the gap is infinite.
     """
     n = scores.shape[1]
     if n == 1:
         return math.inf
-    return float(3 * np.median(scores.std(axis=1, ddof=1)) * math.sqrt(2 / (n - 1)))
+    changes = scores - scores[:, :1]  # exactly zero where all are equal
+    deviations = changes.std(axis=1, ddof=1)
+    s = np.median(deviations) or math.sqrt(np.mean(deviations**2))
+    return float(3 * s * math.sqrt(2 / (n - 1)))
 
 
 def level_with_best(scores: np.ndarray, names: Sequence[str]) -> list[str]:

@@ -87,12 +87,9 @@ def compute(run: Run) -> Result:
             best = [int(np.argmin(t.history.val_loss)) + 1 for t in runs]
             test_mean, test_std = mean_std(t.test_loss**0.5 for t in runs)
             train_mean, train_std = mean_std(errors)
-            apart = np.std(fits, axis=0, ddof=1).mean() if len(fits) > 1 else 0.0
-            metrics |= {
-                f"train_{n}": train_mean,
-                f"test_{n}": test_mean,
-                f"spread_{n}": float(apart),
-            }
+            metrics |= {f"train_{n}": train_mean, f"test_{n}": test_mean}
+            if len(fits) > 1:
+                metrics[f"spread_{n}"] = float(np.std(fits, axis=0, ddof=1).mean())
             rows.append(
                 [n, train_mean, train_std, test_mean, test_std, float(np.median(best)), len(runs)]
             )
@@ -168,12 +165,12 @@ def draw(result: Result) -> dict[str, Figure]:
     for place in axes[:, 0]:
         place.set_ylabel("y")
     fits.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    apart = ", ".join(
-        f"{result.metrics[f'spread_{row[0]}']:.2f} with {counted(row[0], 'sample')}" for row in ends
-    )
-    fits.suptitle(
-        f"Spread of the fits between seeds: {apart if rows[0][-1] > 1 else 'not known from one'}"
-    )
+    apart = "not known from one"
+    if rows[0][-1] > 1:
+        apart = ", ".join(
+            f"{result.metrics[f'spread_{n}']:.2f} with {counted(n, 'sample')}" for n, *_ in ends
+        )
+    fits.suptitle(f"Spread of the fits between seeds: {apart}")
 
     error, axes = plots.grid(width=6.4)
     for kind, marker, name in (("test", "o-", "test (new samples)"), ("train", "s--", "training")):

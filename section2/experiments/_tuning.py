@@ -67,7 +67,7 @@ def tasks(run: Run) -> list[Task]:
 
 
 def tuned(run: Run, task: Task, name: str, bar: Progress) -> tuple[float, list[list[Any]]]:
-    """The learning rate of the best short run, by validation, and a row for each of them."""
+    """The learning rate of the best trial, by validation, and a row for each of them."""
     rows, epochs = task.trial
     data = task.train[0][:rows], task.train[1][:rows]
     trials: list[list[Any]] = []

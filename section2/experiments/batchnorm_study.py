@@ -23,7 +23,8 @@ from section1.experiments._training import Trained, counted, mean_std, spread, t
 from section1.layer import Layer
 from section1.losses import SoftmaxCrossEntropy
 from section1.sgd import SGD
-from section1.training import Batch, accuracy
+from section1.training import Batch
+from section2.experiments._optimizers import listed
 from section2.models import fully_connected_net
 from utils.errors import UserError
 from utils.experiments.progress import Progress
@@ -64,13 +65,19 @@ class Study:
 
 
 def batch_statistics(model: Layer, batch: Batch, size: int) -> float:
-    """Accuracy where batch norm uses the mean and variance of each batch of `size` images."""
+    """Accuracy where batch norm uses the mean and variance of batches of `size` images.
+
+    The last batch is filled up with images before it, which count with their own.
+    """
     x, y = batch
     size = min(size, len(x))
     model = copy.deepcopy(model)  # running averages move with every forward pass
     model.train()
-    cuts = [slice(start, start + size) for start in range(0, len(x) - size + 1, size)]
-    return float(np.mean([accuracy(model.forward(x[cut]), y[cut]) for cut in cuts]))
+    predicted = np.empty_like(y)
+    for start in (len(x) - size, *range(0, len(x) - size, size)):
+        cut = slice(start, start + size)
+        predicted[cut] = model.forward(x[cut]).argmax(axis=1)
+    return float(np.mean(predicted == y))
 
 
 def validation_scores(trained: list[Trained | None], guessing: float) -> list[float]:
@@ -110,16 +117,15 @@ def compute(run: Run) -> Result:
                 row[4:] = mean_std(own)
             batches.append([*row, budget.seeds])
 
-    alive = [row for row in rates if row[4] < row[5]]  # where every run blew up, none is good
-    top, best = max((row[2] for row in alive), default=guessing), {}
+    best = {}
     for arm, label in ARMS.items():
-        mine = [row for row in alive if row[0] == label]
+        mine = [row for row in learned(rates) if row[0] == label]
         if not mine:
             raise UserError(f"every network {label} blew up: try smaller learning rates")
         metrics[f"{arm}_best_lr"] = best[arm] = max(mine, key=lambda row: row[2])[1]
-        if tolerated := [row[1] for row in mine if row[2] >= top - TOLERATED]:
-            metrics[f"{arm}_largest_lr"] = max(tolerated)
-            metrics[f"{arm}_lr_range"] = max(tolerated) / min(tolerated)
+        if near := tolerated(rates, label):
+            metrics[f"{arm}_smallest_lr"], metrics[f"{arm}_largest_lr"] = near[0], near[-1]
+            metrics[f"{arm}_lr_range"] = near[-1] / near[0]
     for name, (arm, lr) in chosen(best).items():
         survived = [t for t in runs[arm, lr] if t is not None]
         if not survived:
@@ -145,9 +151,10 @@ def compute(run: Run) -> Result:
     n = {arm: curves[f"{arm}_loss"].n for arm in ARMS}  # the runs that did not blow up
     lost = len(ARMS) * budget.seeds - sum(n.values())
     answer = (
-        f"{tolerance(metrics)}. Each at its best rate ({best['batchnorm']:g} and "
+        f"{tolerance(rates)}. Each at its best rate ({best['batchnorm']:g} and "
         f"{best['plain']:g}), one epoch gives {metrics['batchnorm_first_epoch']:.1%} and "
-        f"{metrics['plain_first_epoch']:.1%}, and {counted(budget.epochs, 'epoch')} "
+        f"{metrics['plain_first_epoch']:.1%} of the validation images, and "
+        f"{counted(budget.epochs, 'epoch')} "
         f"{percent(metrics, 'batchnorm', n['batchnorm'])} and "
         f"{percent(metrics, 'plain', n['plain'])} of the test images (n = {budget.seeds}"
         + (f", without {counted(lost, 'run')} that blew up" if lost else "")
@@ -175,14 +182,39 @@ def chosen(best: dict[str, float]) -> dict[str, tuple[str, float]]:
     }
 
 
-def tolerance(metrics: dict[str, float]) -> str:
-    """Up to which learning rate validation accuracy is near the best, in words."""
-    largest = [metrics.get(f"{arm}_largest_lr") for arm in ("batchnorm", "plain")]
-    norm, plain = ("no rate" if lr is None else f"rates up to {lr:g}" for lr in largest)
+def learned(rates: list[list]) -> list[list]:
+    """The rows of the table of rates but for those where every run blew up: none is good."""
+    return [row for row in rates if row[4] < row[5]]
+
+
+def tolerated(rates: list[list], label: str) -> list[float]:
+    """The rates at which validation accuracy of this network is near the best of all."""
+    alive = learned(rates)
+    least = max(row[2] for row in alive) - TOLERATED
+    return sorted({row[1] for row in alive if row[0] == label and row[2] >= least})
+
+
+def tolerance(rates: list[list]) -> str:
+    """At which learning rates validation accuracy is near the best, in words."""
+    norm, plain = (
+        spelled(tolerated(rates, ARMS[arm]), [row[1] for row in rates])
+        for arm in ("batchnorm", "plain")
+    )
     return (
         f"Validation accuracy is within {100 * TOLERATED:.0f} points of the best at {norm} with "
         f"batch norm and at {plain} without"
     )
+
+
+def spelled(near: list[float], tried: list[float]) -> str:
+    """Rates in words: as a range where all those tried between the ends belong to them."""
+    if not near:
+        return "no rate"
+    if len(near) == 1:
+        return f"the rate {near[0]:g}"
+    if all(lr in near for lr in tried if near[0] <= lr <= near[-1]):
+        return f"rates from {near[0]:g} to {near[-1]:g}"
+    return f"the rates {listed([f'{lr:g}' for lr in near])}"
 
 
 def change(gap: float) -> str:
@@ -215,7 +247,7 @@ def draw(result: Result) -> dict[str, Figure]:
         xscale="log", xlabel="learning rate", ylabel="validation accuracy (%)", ylim=(-8, 104)
     )
     axes[0, 0].legend(loc="lower left")
-    tried.suptitle(tolerance(metrics))
+    tried.suptitle(tolerance(result.tables["rates"].rows))
 
     speed, axes = plots.grid(1, 2, width=4.6, height=4)
     best = {arm: metrics[f"{arm}_best_lr"] for arm in ARMS}
@@ -229,8 +261,8 @@ def draw(result: Result) -> dict[str, Figure]:
     speed.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     first = {arm: metrics[f"{arm}_first_epoch"] for arm in ARMS}
     speed.suptitle(
-        f"After one epoch: {first['batchnorm']:.1%} with batch norm, {first['plain']:.1%} without, "
-        "each at its best learning rate"
+        f"Validation accuracy after one epoch: {first['batchnorm']:.1%} with batch norm, "
+        f"{first['plain']:.1%} without, each at its best learning rate"
     )
 
     size, axes = plots.grid(width=6.6, height=4.2)

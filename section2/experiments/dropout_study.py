@@ -59,11 +59,12 @@ def compute(run: Run) -> Result:
     data = load_rows(run, "mnist")
     true = data.train[0][: budget.images], data.train[1][: budget.images]
     sizes = [data.features, budget.width, budget.width, len(data.classes)]
+    rates, wrongs = sorted(set(budget.rates)), sorted(set(budget.wrong))
     metrics, curves, rows, sentences = {}, {}, [], []
-    with run.progress(len(budget.wrong) * len(budget.rates) * budget.seeds * budget.epochs) as bar:
-        for wrong in budget.wrong:
+    with run.progress(len(wrongs) * len(rates) * budget.seeds * budget.epochs) as bar:
+        for wrong in wrongs:
             few = with_wrong_labels(true, wrong, len(data.classes), run.rng(SPLIT + 2))
-            for rate in budget.rates:
+            for rate in rates:
 
                 def recipe(rng: np.random.Generator, rate: float = rate) -> tuple:
                     model = fully_connected_net(sizes, dropout=rate, rng=rng)
@@ -87,7 +88,7 @@ def compute(run: Run) -> Result:
 
     names = [f"{part} {measure}" for measure in MEASURES for part in PARTS]
     columns = ["wrong labels", "dropout rate", *(c for name in names for c in (name, "std")), "n"]
-    for wrong in budget.wrong:
+    for wrong in wrongs:
         mine = [row for row in rows if row[LABEL] == wrong]
         validation = columns.index("validation accuracy")
         chosen = {"best": max(mine, key=lambda row: row[validation]), "least": min(mine)}
@@ -98,16 +99,16 @@ def compute(run: Run) -> Result:
             for kind in names:
                 metrics[f"{key}_{kind.replace(' ', '_')}"] = row[columns.index(kind)]
                 metrics[f"{key}_{kind.replace(' ', '_')}_std"] = row[columns.index(kind) + 1]
-        rates = [metrics[f"{name}_wrong_{wrong:g}_rate"] for name in ("best", "least")]
+        best, least = (metrics[f"{name}_wrong_{wrong:g}_rate"] for name in ("best", "least"))
         sentences.append(
-            f"With {share(wrong)} of the labels wrong rate {rates[0]:g} is best on validation "
+            f"With {share(wrong)} of the labels wrong rate {best:g} is best on validation "
             f"images: {percent(metrics, 'best', wrong, budget.seeds)} of the test images"
-            + f", against {percent(metrics, 'least', wrong, budget.seeds)} with rate {rates[1]:g}"
-            * (rates[0] != rates[1])
+            + f", against {percent(metrics, 'least', wrong, budget.seeds)} with rate {least:g}"
+            * (best != least)
             + "."
         )
     answer = f"From {counted(len(true[0]), 'image')}: {' '.join(sentences)} (n = {budget.seeds})"
-    headline = f"best_wrong_{max(budget.wrong):g}_test_accuracy"
+    headline = f"best_wrong_{wrongs[-1]:g}_test_accuracy"
     return Result(answer, headline, metrics, curves, {"rates": Table(columns, rows)})
 
 
@@ -183,8 +184,5 @@ def draw(result: Result) -> dict[str, Figure]:
         growth.append(
             f"{loss[-1]:.2f} nats (lowest {min(loss):.2f}) with {share(wrong)} wrong labels"
         )
-    epochs.suptitle(
-        f"Learning by heart: with rate {rates[0]:g} the validation loss ends at "
-        + " and ".join(growth)
-    )
+    epochs.suptitle(f"With rate {rates[0]:g} the validation loss ends at " + " and ".join(growth))
     return {"rates": ends, "epochs": epochs}

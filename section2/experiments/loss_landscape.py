@@ -152,7 +152,7 @@ def draw(result: Result) -> dict[str, Figure]:
     top = 10.0 ** np.ceil(np.log10(max(losses.max() for losses in first.values())))
     bottom = 10.0 ** np.floor(np.log10(max(min(losses.min() for losses in first.values()), 1e-4)))
     decades = np.log10(bottom), np.log10(top)
-    levels = np.linspace(*decades, 2 * round(decades[1] - decades[0]) * 2 + 1)
+    levels = np.linspace(*decades, 4 * round(decades[1] - decades[0]) + 1)
 
     contour, axes = plots.grid(1, len(VIEWS), width=3.9, height=3.9, sharey=True)
     surface, places = plots.grid(

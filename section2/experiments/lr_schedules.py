@@ -69,7 +69,7 @@ def schedule(name: str, peak: float, steps: int) -> Schedule:
 def compute(run: Run) -> Result:
     budget = run.budget
     data = load_rows(run, "mnist")
-    sizes = [data.features, budget.width, budget.width // 2, len(data.classes)]
+    sizes = [data.features, budget.width, max(1, budget.width // 2), len(data.classes)]
     if budget.epochs * len(data.train[0]) < 10 * budget.batch_size:
         raise UserError("schedules need 10 steps or more: more epochs, or smaller batches")
     validation = np.full((len(SCHEDULES), len(budget.peaks), budget.seeds), np.nan)

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from section1.experiments._images import load_rows
-from section1.experiments._training import sharing
+from section1.experiments._training import mean_std, sharing
 from section2.experiments._optimizers import NAMES, learn, listed, look
 from section2.schedules import Schedule, constant
 from utils.experiments.results import Result, Table
@@ -48,7 +48,7 @@ def usable(scores: np.ndarray) -> tuple[int, int]:
 def compute(run: Run) -> Result:
     budget = run.budget
     data = load_rows(run, "mnist")
-    sizes = [data.features, budget.width, budget.width // 2, len(data.classes)]
+    sizes = [data.features, budget.width, max(1, budget.width // 2), len(data.classes)]
     number = (HIGHEST - LOWEST) * budget.per_decade + 1
     rates = np.logspace(LOWEST, HIGHEST, number)
     scores = np.full((len(NAMES), number, budget.seeds), np.nan)
@@ -72,12 +72,12 @@ def compute(run: Run) -> Result:
         first, last = usable(row)
         best = int(np.nanargmax(row))
         width = (last - first) / budget.per_decade
-        spread = float(scores[NAMES.index(name), best].std(ddof=1)) if budget.seeds > 1 else 0.0
+        accuracy, std = mean_std(scores[NAMES.index(name), best])
         failed = np.flatnonzero(count)
         metrics[f"{name.lower()}_decades"] = width
-        metrics[f"{name.lower()}_best_accuracy"] = float(row[best])
+        metrics[f"{name.lower()}_best_accuracy"] = accuracy
         rows.append(
-            [name, float(rates[best]), float(row[best]), spread, float(rates[first]),
+            [name, float(rates[best]), accuracy, std, float(rates[first]),
              float(rates[last]), width, float(rates[failed[0]]) if len(failed) else None,
              budget.seeds]
         )  # fmt: skip

@@ -2,8 +2,9 @@
 
 Eight optimizers train the same ReLU networks, one on MNIST and a small one on two spirals.
 Each has its own learning rate, the one of a grid of four with the best validation accuracy
-in a shorter run; it falls to zero along a cosine. AdamW and Muon have weight decay 0.1. All start
-from the same weights and see the same batches. The test set is looked at once, at the end.
+in a run of its own (on MNIST a shorter one); it falls to zero along a cosine. AdamW and Muon have
+weight decay 0.1. All start from the same weights and see the same batches. The test set is looked
+at once, at the end.
 """
 
 from __future__ import annotations

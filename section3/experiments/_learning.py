@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from section1.experiments._images import Rows
 from section1.experiments._training import WARM_UP, Trained
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
-from section1.training import History, evaluate, fit
+from section1.training import History, batch_ends, evaluate, fit
 from section2.optimizers import AdamW
 from section2.schedules import Schedule, cosine, warm_up
 from section3.augment import augmented
@@ -38,7 +37,7 @@ def learn(
     training goes on from there. The key picks the random numbers that order and change images.
     """
     budget, network, loss = run.budget, fused(model), SoftmaxCrossEntropy()
-    steps = epochs * math.ceil(len(data.train[0]) / budget.batch_size)
+    steps = epochs * len(batch_ends(len(data.train[0]), budget.batch_size))
 
     def on_epoch(history: History) -> None:
         bar.advance(f"loss {history.loss[-1]:.3f}")

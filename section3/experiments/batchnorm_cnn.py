@@ -13,7 +13,6 @@ arXiv:1806.02375 (what happens to channels without it).
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from section1.linear import Linear
 from section1.losses import SoftmaxCrossEntropy
 from section1.network import Sequential
 from section1.sgd import SGD
+from section1.training import batch_ends
 from section2.experiments.batchnorm_study import ARMS, validation_scores
 from section3.batchnorm import BatchNorm2D
 from section3.conv import Conv2D
@@ -79,7 +79,7 @@ def compute(run: Run) -> Result:
     budget = run.budget
     data = load_images(run, "cifar10")
     guessing = 1 / len(data.classes)
-    every = max(1, budget.epochs * math.ceil(len(data.train[0]) / budget.batch_size) // LOOKS)
+    every = max(1, budget.epochs * len(batch_ends(len(data.train[0]), budget.batch_size)) // LOOKS)
     metrics: dict[str, float] = {"guessing": guessing}
     curves, rates, arrays = {}, [], {"every": np.array(every)}
 

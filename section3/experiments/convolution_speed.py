@@ -18,6 +18,7 @@ import subprocess
 import sys
 import timeit
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import astuple, dataclass
 from functools import partial
 from typing import Any
@@ -111,7 +112,7 @@ def calls(case: Case, rng: np.random.Generator) -> dict[str, Callable[[], tuple]
 
 
 class TorchServer:
-    """PyTorch in another process; `version` is empty where it is not installed."""
+    """PyTorch in another process; `version` is empty where it could not be started."""
 
     def __init__(self, command: Sequence[str]):
         self.process = subprocess.Popen(
@@ -127,17 +128,18 @@ class TorchServer:
     def seconds(self, case: Case, count: int) -> float:
         """The time of so many calls."""
         _, *numbers = astuple(case)
-        print(json.dumps([*numbers, count]), file=self.process.stdin, flush=True)
-        answer = self._read()
-        if not answer:
-            raise RuntimeError("the process that times PyTorch has ended")
-        return float(answer)
+        try:
+            print(json.dumps([*numbers, count]), file=self.process.stdin, flush=True)
+            return float(self._read())
+        except (BrokenPipeError, ValueError):
+            raise RuntimeError("the process that times PyTorch has ended") from None
 
     def __enter__(self) -> TorchServer:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.process.__exit__(None, None, None)  # closes its input, at which it ends
+        with suppress(BrokenPipeError):
+            self.process.__exit__(None, None, None)  # closes its input, at which it ends
 
 
 def measure(run: Run, cases: Sequence[Case], server: TorchServer) -> tuple[dict, np.ndarray]:
@@ -220,7 +222,7 @@ def compute(run: Run) -> Result:
             f"{server.version}, whose products are its own."
         )
     else:
-        answer += " PyTorch is not installed, so its times are missing."
+        answer += " PyTorch could not be started, so its times are missing."
     columns = ["layer", "convolution", "size", "method", "ms at the peak", "ms", "lower quartile",
                "upper quartile", "repeats"]  # fmt: skip
     tables = {"times": Table(columns, rows)}

@@ -120,7 +120,11 @@ def compute(run: Run) -> Result:
 def draw(result: Result) -> dict[str, Figure]:
     metrics = result.metrics
     curves, axes = plots.grid(1, 2, width=4.6, height=3.8)
-    names = {"training": "training: moved images, dropout", "validation": "validation"}
+    budget = result.info["settings"]["budget"]
+    moved = budget["shift"] or budget["turn"] or budget["stretch"]
+    harder = ["moved images"] * bool(moved) + ["dropout"] * bool(budget["dropout"])
+    training = "training" + ": " * bool(harder) + ", ".join(harder)
+    names = {"training": training, "validation": "validation"}
     for (name, curve), style in zip(result.curves.items(), ("-", "--")):
         plots.plot_curve(axes[0, 0], curve, names[name], marker="o", ms=3, ls=style)
     wrong = 100 - 100 * metrics["test_accuracy"]

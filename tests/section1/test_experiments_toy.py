@@ -136,3 +136,4 @@ def test_no_more_threads_than_asked_for(
 def test_regression_with_one_seed(run_tiny: RunTiny) -> None:
     result = run_tiny("regression", "--set", "seeds=1", "--samples", "20", "--epochs", "2")
     assert result.curves["test"].std is None
+    assert "spread_20" not in result.metrics

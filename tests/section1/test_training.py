@@ -20,6 +20,7 @@ from section1.training import (
     History,
     TrainingStep,
     accuracy,
+    batch_ends,
     evaluate,
     fit,
     micro_batches,
@@ -352,6 +353,7 @@ def test_sizes_of_batches(rows: int, batch_size: int, sizes: list[int]) -> None:
     x = np.arange(rows)
     batches = [batch for batch, _ in shuffled((x, x), batch_size, np.random.default_rng(0))]
     assert [len(batch) for batch in batches] == sizes
+    assert batch_ends(rows, batch_size) == np.cumsum(sizes).tolist()
     assert sorted(np.concatenate(batches)) == list(range(rows))
 
 

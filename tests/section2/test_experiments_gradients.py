@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from collections.abc import Callable
 from pathlib import Path
@@ -149,6 +150,7 @@ def test_batchnorm_study(run_tiny: Callable[..., Result]) -> None:
     assert result.metrics["plain_best_lr"] == result.metrics["batchnorm_best_lr"] == 0.1
     assert result.metrics["batchnorm_test_accuracy"] > 0.3
     assert len(result.tables["batches"].rows) == 4
+    assert "of the validation images, and 2 epochs" in result.answer
 
 
 def test_a_rate_at_which_all_blew_up_is_no_best_rate(tmp_path: Path) -> None:
@@ -162,10 +164,19 @@ def test_a_rate_at_which_all_blew_up_is_no_best_rate(tmp_path: Path) -> None:
 
 
 def test_batchnorm_in_words() -> None:
-    assert batchnorm_study.tolerance({"batchnorm_largest_lr": 3.0}) == (
-        "Validation accuracy is within 5 points of the best at rates up to 3 with batch norm and "
-        "at no rate without"
+    plain, norm = batchnorm_study.ARMS.values()
+    rates = [
+        [label, lr, score, 0.0, 0, 2]
+        for label, scores in ((plain, (0.3, 0.5, 0.8, 0.1)), (norm, (0.88, 0.9, 0.87, 0.4)))
+        for lr, score in zip((1.0, 0.3, 0.03, 3.0), scores)
+    ]
+    assert batchnorm_study.tolerance(rates) == (
+        "Validation accuracy is within 5 points of the best at rates from 0.03 to 1 with batch "
+        "norm and at no rate without"
     )
+    rates[2][2], rates[5][2] = 0.9, 0.5  # a hole
+    assert "at the rates 0.03 and 1 with" in batchnorm_study.tolerance(rates)
+    assert batchnorm_study.tolerance(rates).endswith("at the rate 0.03 without")
     assert batchnorm_study.change(0.05) == "loses 5.0 points"
     assert batchnorm_study.change(-0.014) == "gains 1.4 points"
     assert batchnorm_study.change(-1e-9) == "loses nothing"
@@ -179,6 +190,19 @@ def test_batch_statistics_leave_the_running_averages_alone() -> None:
     assert 0 <= batch_statistics(model, batch, 5) <= 1
     for array, old in zip(model.buffers(), before):
         np.testing.assert_array_equal(array, old)
+
+
+def test_batch_statistics_judge_every_image_once() -> None:
+    rng = np.random.default_rng(0)
+    model = fully_connected_net([4, 8, 3], batchnorm=True, rng=rng)
+    x = rng.standard_normal((20, 4)).astype(np.float32)
+    other = copy.deepcopy(model)
+    other.train()
+    first, second, last = (other.forward(x[k : k + 7]).argmax(axis=1) for k in (0, 7, 13))
+    right = np.concatenate([first, second, last[1:]])
+    assert batch_statistics(model, (x, right), 7) == 1
+    right[-1] = (right[-1] + 1) % 3
+    assert batch_statistics(model, (x, right), 7) == 19 / 20
 
 
 # --- dropout_study -----------------------------------------------------------------------
@@ -213,6 +237,14 @@ def test_one_image_and_one_rate(tmp_path: Path) -> None:
     changes = {"samples": 30, "seeds": 1, "epochs": 1, "width": 4, "images": 1, "rates": [0.0]}
     result = runner.compute(small_run("dropout_study", tmp_path, changes | {"wrong": [0.0]}))
     assert result.answer.startswith("From 1 image: ") and "against" not in result.answer
+
+
+def test_rates_and_shares_in_any_order_go_from_the_smallest_to_the_largest(tmp_path: Path) -> None:
+    changes = {"samples": 30, "seeds": 1, "epochs": 1, "width": 4, "images": 5}
+    lists = {"rates": [0.5, 0.0, 0.5], "wrong": [0.2, 0.0, 0.2]}
+    result = runner.compute(small_run("dropout_study", tmp_path, changes | lists))
+    found = [row[:2] for row in result.tables["rates"].rows]
+    assert found == [[0.0, 0.0], [0.0, 0.5], [0.2, 0.0], [0.2, 0.5]]
 
 
 def test_wrong_labels_are_wrong_and_as_many_as_asked_for() -> None:

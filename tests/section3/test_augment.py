@@ -11,11 +11,16 @@ from section1.training import shuffled
 from section3.augment import augmented, mirrored, shifted, turned
 
 
-class Extreme:
+class Highest:
     """In place of a generator: every number is the largest that may be drawn."""
 
     def uniform(self, low: float, high: float, n: int) -> np.ndarray:
         return np.full(n, float(high))
+
+
+class Lowest:
+    def uniform(self, low: float, high: float, n: int) -> np.ndarray:
+        return np.full(n, float(low))
 
 
 def images(n: int, *shape: int, dtype: Any = np.float32) -> np.ndarray:
@@ -56,24 +61,28 @@ def test_no_turn_changes_nothing() -> None:
     np.testing.assert_allclose(turned(x, 0, 0, np.random.default_rng(0)), x, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("rng", "quarters"), [(Highest(), -1), (Lowest(), 1)])
 @pytest.mark.parametrize("size", [5, 8])
-def test_a_turn_by_a_right_angle_moves_pixels_to_pixels(size: int) -> None:
+def test_a_turn_by_a_right_angle_moves_pixels_to_pixels(size: int, rng: Any, quarters: int) -> None:
     x = images(2, size, size, 3)
-    rng: Any = Extreme()
     y = turned(x, 90, 0, rng)
-    np.testing.assert_allclose(y, np.rot90(x, k=-1, axes=(1, 2)), atol=1e-5)
+    np.testing.assert_allclose(y, np.rot90(x, k=quarters, axes=(1, 2)), atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("rng", "angle", "size"), [(Highest(), np.pi / 6, 1.25), (Lowest(), -np.pi / 6, 1 / 1.25)]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_turned_slope_is_the_slope_in_the_other_direction(dtype: Any) -> None:
+def test_a_turned_slope_is_the_slope_in_the_other_direction(
+    dtype: Any, rng: Any, angle: float, size: float
+) -> None:
     """Interpolation is exact for a plane, so the result is known away from the edges."""
-    i, j = np.mgrid[-10:11, -10:11]
+    i, j = np.mgrid[-11:12, -11:12]
     x = (2 * i + 3 * j).astype(dtype)[None, ..., None]
-    rng: Any = Extreme()
     y = turned(x, 30, 0.25, rng)
-    cos, sin = np.cos(np.pi / 6) / 1.25, np.sin(np.pi / 6) / 1.25
+    cos, sin = np.cos(angle) / size, np.sin(angle) / size
     expected = 2 * (cos * i - sin * j) + 3 * (sin * i + cos * j)
-    inside = np.s_[4:-4, 4:-4]
+    inside = np.s_[5:-5, 5:-5]
     np.testing.assert_allclose(y[0, ..., 0][inside], expected[inside], atol=1e-4)
     assert y.dtype == dtype
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from section3.experiments import cifar10_cnn
+from section3.experiments import cifar10_cnn, mnist_cnn
 from section3.experiments._cnns import channel_statistics, load_images
 from section3.experiments._learning import up_and_down
 from tests.runs import assert_same_result, small_run
@@ -40,6 +40,11 @@ def test_mnist_cnn(run_tiny: Callable[..., Result], tmp_path: Path) -> None:
     folder = tmp_path / "section3" / "mnist_cnn" / "checkpoints" / "quick"
     assert {path.name for path in folder.glob("*/*.npz")} == {"last.npz", "best.npz"}
     assert not (folder / "unfinished.json").exists()
+    said = {"training: moved images, dropout": {}, "training": {"shift": 0, "dropout": 0}}
+    for words, changes in said.items():
+        result.info["settings"]["budget"] |= changes
+        legend = mnist_cnn.draw(result)["accuracy"].axes[0].get_legend()
+        assert legend is not None and legend.get_texts()[0].get_text() == words
 
 
 def test_cifar10_cnn(run_tiny: Callable[..., Result]) -> None:

@@ -108,6 +108,8 @@ def test_whole_numbers_are_pooled_as_floats(kind: Any) -> None:
     y = kind(2)(x)
     assert y.dtype == np.float32
     np.testing.assert_array_equal(y, kind(2)(x.astype(np.float32)))
+    by_loops, _ = by_loop(kind, x, Geometry(x.shape, (2, 2), (2, 2)))
+    assert_close(y, by_loops, 1e-6, "the loop")
 
 
 # --- what others got wrong ----------------------------------------------------------------
@@ -168,6 +170,14 @@ def test_global_average(shape: tuple[int, ...]) -> None:
     )
     assert_gradients(GlobalAvgPool2D(), x)
     assert_layer_contract(lambda dtype: GlobalAvgPool2D(), x)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+def test_a_global_average_is_as_good_as_float32_can_be(dtype: Any) -> None:
+    x = np.full((1, 512, 512, 3), 0.1 if dtype != np.uint8 else 7).astype(dtype)
+    y = GlobalAvgPool2D()(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, np.float32(x[:, 0, 0]), rtol=1e-5)
 
 
 # --- what is refused ----------------------------------------------------------------------

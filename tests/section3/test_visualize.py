@@ -100,6 +100,17 @@ def test_patches_lie_where_the_activation_is(layer: int) -> None:
         np.testing.assert_array_equal(found.crops[f, k], expected)
 
 
+@pytest.mark.parametrize("outside", [0.5, -1.0])
+def test_patches_of_integers_show_what_is_outside(outside: float) -> None:
+    x = np.ones((1, 4, 4, 1), np.uint8)
+    ours, floats = (
+        best_patches(edge_finder(), images, 0, 1, outside=outside, threads=1).crops
+        for images in (x, x.astype(float))
+    )
+    assert outside in floats
+    np.testing.assert_array_equal(ours, floats)
+
+
 def test_patches_that_cannot_be_are_refused() -> None:
     model = Sequential(*edge_finder().layers, Flatten())
     with pytest.raises(ValueError, match="no places"):
