@@ -65,8 +65,8 @@ def read(folder: str | Path, side: int) -> Scenes:
     """The pictures of a folder, or of a COCO annotation file where a folder has several.
 
     Each picture is scaled, in its proportions, until its longer side has `side` pixels; it lies at
-    the top left of a square, the rest of which is grey. Its boxes go with it. Left out are what
-    COCO calls crowds (iscrowd 1) and VOC difficult.
+    the top left of a square, the rest of which is grey, as is what was transparent. Its boxes go
+    with it. Left out are what COCO calls crowds (iscrowd 1) and VOC difficult.
 
     Raises AnnotationError for a folder of neither format, and for all faults of the annotations
     and the pictures together.
@@ -249,6 +249,11 @@ def decoded(path: Path) -> Image.Image:
             with Image.open(path, formats=FORMATS) as image:
                 if math.prod(image.size) > MOST_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels are too many")
+                if image.mode.startswith("I"):
+                    raise ValueError(f"its pixels are {image.mode}: save it with 8 bits a channel")
+                if "A" in image.getbands() or "transparency" in image.info:
+                    ground = Image.new("RGBA", image.size, GREY)
+                    return Image.alpha_composite(ground, image.convert("RGBA")).convert("RGB")
                 return image.convert("RGB")
     except Exception as error:  # a broken file makes Pillow raise errors of many types
         raise ValueError(f"the picture {str(path)!r} cannot be read: {error}") from error

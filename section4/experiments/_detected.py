@@ -80,7 +80,7 @@ def account(run: Run, learned: Learned, measured: Measured, data: Pictures) -> R
         f"{name} ({metrics['parameters']:,} parameters) reaches mAP@0.5 {measured.map_50:.1%} and "
         f"mAP@[.5:.95] {measured.map_50_95:.1%} on {of_test(data)} after "
         f"{history.seconds[-1]:.0f} s of training on {len(data.train):,} (n = 1), and looks at "
-        f"{1 / measured.seconds:.0f} pictures a second. {what_is_lost(errors)}"
+        f"{1 / measured.seconds:,.0f} pictures a second. {what_is_lost(errors)}"
     )
     if run.settings.mode == "quick":
         answer += QUICK

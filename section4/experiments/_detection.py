@@ -21,7 +21,7 @@ from section4.detection.folders import read
 from section4.detection.metrics import Detections, Truth, average_precisions, mean_average_precision
 from section4.detection.reference import Torchvision
 from section4.detection.scenes import Scenes, Style, compose
-from section4.detection.sliding_window import SlidingWindow
+from section4.detection.sliding_window import SIZES, SlidingWindow
 from section4.detection.yolo import YOLO
 from section4.engine import PLAIN, Setting, seconds
 from section4.experiments._engine import choose, find_device, seeded
@@ -83,6 +83,8 @@ def load_pictures(run: Run) -> Pictures:
     They do not depend on the experiment, so that all of them see the same.
     """
     budget = run.budget
+    if budget.width < 2:
+        raise UserError(f"width must be at least 2, got {budget.width}")
     sizes = budget.scenes, budget.validated, budget.tested
     train, *held_out = from_folder(run, sizes) if budget.folder else composed(run, sizes)
     pixels = train.images[:1000].reshape(-1, 3) / 255
@@ -108,6 +110,8 @@ def composed(run: Run, sizes: tuple[int, ...]) -> list[Scenes]:
 
 def from_folder(run: Run, sizes: tuple[int, ...]) -> list[Scenes]:
     """The pictures of a folder, mixed, in parts as large as asked for or in that proportion."""
+    if run.budget.side < min(SIZES):
+        raise UserError(f"side must be at least {min(SIZES):.0f}, got {run.budget.side}")
     try:
         scenes = read(Path(run.budget.folder), run.budget.side)
     except (ValueError, OSError) as error:

@@ -57,7 +57,7 @@ def compute(run: Run) -> Result:
     }  # fmt: skip
     best = max(names, key=lambda name: metrics[f"{name}_map_50"])
     answer = "; ".join(
-        f"{name}: mAP@0.5 {good:.1%}, mAP@[.5:.95] {fits:.1%}, {speed:.0f} pictures a second, "
+        f"{name}: mAP@0.5 {good:.1%}, mAP@[.5:.95] {fits:.1%}, {speed:,.0f} pictures a second, "
         f"{seconds:.0f} s of training, {parameters:,} parameters"
         for name, good, fits, speed, seconds, parameters in rows
     )
@@ -82,7 +82,7 @@ def leaders(metrics: dict[str, float], names: list[str]) -> str:
     good = {name: f"{metrics[f'{name}_map_50']:.1%}" for name in names}
     speed = {name: metrics[f"{name}_images_per_second"] for name in names}
     fastest = max(names, key=lambda name: speed[name])
-    pace = f"{speed[fastest]:.0f} pictures a second; n = 1"
+    pace = f"{speed[fastest]:,.0f} pictures a second; n = 1"
     if len(names) == 1:
         return f"{NAMES[fastest]}: mAP@0.5 {good[fastest]} ({pace})"
     best = max(names, key=lambda name: metrics[f"{name}_map_50"])

@@ -79,18 +79,22 @@ def compute(run: Run) -> Result:
     things = sum(len(truth.boxes) for truth in true)
     answer = (
         f"Of {counted(things, 'true box', 'true boxes')} in {of_test(data)} are proposed by "
-        + "; ".join(in_words(name, curves[f"{arm}, IoU 0.5"]) for arm, name in ARMS.items())
+        + "; ".join(
+            in_words(name, curves[f"{arm}, IoU 0.5"], max(map(len, boxes[arm])))
+            for arm, name in ARMS.items()
+        )
         + f" (n = 1). There are {len(windows):,} windows in a picture."
     )
     headline = f"faster_rcnn_recall_{place}"
     return Result(answer, headline, metrics, curves, {"recall": Table(columns, rows)}, arrays)
 
 
-def in_words(name: str, curve: Curve) -> str:
+def in_words(name: str, curve: Curve, most: int) -> str:
+    """most: proposals that a picture has."""
     enough = [n for n, share in zip(curve.x, curve.y) if share >= ENOUGH]
-    if enough:
-        return f"{name}: {ENOUGH:.0%} among the first {enough[0]}"
-    return f"{name}: {curve.y[-1]:.1%} among the first {curve.x[-1]}"
+    share, count = (f"{ENOUGH:.0%}", enough[0]) if enough else (f"{curve.y[-1]:.1%}", curve.x[-1])
+    among = f"the first {count}" if count <= most else f"all, at most {most}"
+    return f"{name}: {share} among {among}"
 
 
 def all_windows(side: int) -> np.ndarray:

@@ -21,6 +21,7 @@ from section4.experiments import (
     yolo_detection,
 )
 from section4.experiments._detection import NAMES
+from section4.experiments._recipes import recipe_of
 from section4.training import History
 from tests.runs import assert_same_result, small_run
 from utils.errors import UserError
@@ -98,6 +99,19 @@ def test_what_has_learned_from_other_pictures_of_the_folder_is_not_used(
     assert places == ["yolo_detection", "yolo_detection", "region_proposals"]
 
 
+@pytest.mark.parametrize(
+    "file", ["training.py", "images.py", "engine.py", "checkpoint.py", "_learning.py"]
+)
+def test_another_loop_is_another_recipe(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, read = small_run("yolo_detection", tmp_path, SMALL), Path.read_bytes
+    before = recipe_of(run, SMALL, [], None)
+    assert recipe_of(run, SMALL, [], None) == before
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read(path) + b"#" * (path.name == file))
+    assert recipe_of(run, SMALL, [], None) != before
+
+
 def test_the_comparison_and_region_proposals_draw_what_they_found(
     run_tiny: Callable[..., Result],
 ) -> None:
@@ -159,6 +173,14 @@ def test_unknown_detector(tmp_path: Path) -> None:
 def test_a_side_too_small_for_digits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs at least 40"):
         runner.compute(small_run("yolo_detection", tmp_path, SMALL | {"side": 24}))
+
+
+def test_too_narrow_or_too_small_to_learn(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="width must be at least 2, got 1"):
+        runner.compute(small_run("yolo_detection", tmp_path, SMALL | {"width": 1}))
+    changes = SMALL | {"folder": str(coco_folder(tmp_path / "own", 6)), "side": 15}
+    with pytest.raises(UserError, match="side must be at least 16, got 15"):
+        runner.compute(small_run("region_proposals", tmp_path, changes))
 
 
 # --- pictures of one's own -------------------------------------------------------------------
@@ -260,6 +282,7 @@ def test_a_window_as_large_as_the_picture_is_proposed() -> None:
     windows = region_proposals.all_windows(40)
     assert (windows == [0, 0, 40, 40]).all(1).sum() == 1
     assert (windows >= 0).all() and (windows <= 40).all()
+    assert region_proposals.all_windows(16).tolist() == [[0, 0, 16, 16]]  # the smallest that goes
 
 
 def test_what_is_drawn_over_a_picture() -> None:
@@ -289,18 +312,32 @@ def test_no_kind_of_error_is_blamed_where_none_costs_anything() -> None:
 
 
 @pytest.mark.parametrize(
+    ("shares", "most", "words"),
+    [
+        ([0.5, 0.91, 0.95], 500, "RPN: 90% among the first 100"),
+        ([0.5, 0.6, 0.7], 500, "RPN: 70.0% among the first 500"),
+        ([0.5, 0.7, 0.7], 100, "RPN: 70.0% among all, at most 100"),
+    ],
+)
+def test_proposals_are_counted_as_far_as_there_are_any(
+    shares: list[float], most: int, words: str
+) -> None:
+    assert region_proposals.in_words("RPN", Curve([10, 100, 500], shares), most) == words
+
+
+@pytest.mark.parametrize(
     ("good", "words"),
     [
         ([0.5, 0.6, 0.4], "Faster R-CNN finds most (mAP@0.5 60.0%), YOLO is fastest"),
         ([0.6, 0.6, 0.4], "Sliding window and Faster R-CNN find most (mAP@0.5 60.0%), YOLO is"),
         ([0.0, 0.0, 0.0], "Sliding window, Faster R-CNN and YOLO find equally much (mAP@0.5 0.0%)"),
-        ([0.5], "Sliding window: mAP@0.5 50.0% (10 pictures a second; n = 1)"),
+        ([0.5], "Sliding window: mAP@0.5 50.0% (1,010 pictures a second; n = 1)"),
     ],
 )
 def test_who_finds_most_may_be_several_or_nobody(good: list[float], words: str) -> None:
     names = list(NAMES)[: len(good)]
     metrics = {f"{name}_map_50": value for name, value in zip(names, good)}
-    metrics |= {f"{name}_images_per_second": 10.0 + k for k, name in enumerate(names)}
+    metrics |= {f"{name}_images_per_second": 1010.0 + k for k, name in enumerate(names)}
     assert detector_comparison.leaders(metrics, names).startswith(words)
 
 

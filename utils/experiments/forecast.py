@@ -29,7 +29,10 @@ def expected_time(experiments: list[Experiment], mode: str, threads: int | None 
     compared = f"{factor:.1f} times as long as stated in config.py" if factor >= 1 else (
         f"{1 / factor:.1f} times as fast as stated in config.py"
     )  # fmt: skip
-    return f"This will take about {registry.duration(seconds)} on this machine ({compared})."
+    if any(experiment.section == 4 for experiment in experiments):
+        compared += "; section 4: less on a GPU"
+    duration = registry.duration(seconds)
+    return f"This will take about {duration} on this machine's processor ({compared})."
 
 
 def slowness(threads: int | None = None) -> float:

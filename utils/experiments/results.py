@@ -293,3 +293,4 @@ def _check_info(result: Result) -> None:
     if math.isnan(_number(info["seconds"])):
         raise ValueError("the time it took is missing")
     _check_words([info["settings"]["mode"], *info.get("figures", []), *result.data])
+    _check_words([used["provenance"] for used in info["data"].values()])

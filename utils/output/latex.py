@@ -150,7 +150,9 @@ def number(value: Any) -> str:
         return escape(value)
     if isinstance(value, float) and math.isinf(value):
         return r"$\infty$" if value > 0 else r"$-\infty$"
-    if isinstance(value, int) or value == 0 or 1e4 <= abs(value) < 1e9:
+    if value == 0:
+        return "$0$"  # of -0.0 too
+    if isinstance(value, int) or 1e4 <= abs(value) < 1e9:
         digits = (f"{value:,}" if isinstance(value, int) else f"{value:,.0f}").replace(",", r"\,")
     else:
         digits, _, power = f"{value:.4g}".partition("e")

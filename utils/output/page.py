@@ -124,7 +124,7 @@ def make_card(folder: Path, section: int, name: str, label: str, inside: set[Pat
             card.state = "done"
             card.answer = re.split(r"(?<=[.!?])\s+(?=[^a-z])", result["answer"], maxsplit=1)
             card.facts = facts(result["info"])
-            paths = figures(folder, result["info"])
+            paths = [folder / file for file in result["info"].get("figures", [])]
             pictures = [made for path in paths if (made := picture(path, path in inside))]
             plots = grouped(result["curves"])
         card.html = Markup(
@@ -181,11 +181,9 @@ def remarks(cards: list[Card]) -> list[str]:
     return said
 
 
-def figures(folder: Path, info: dict[str, Any] | None = None) -> list[Path]:
-    """The figures in an experiment's folder, in the order that its result gives them."""
-    order = (info or {}).get("figures", [])
-    there = [path for path in sorted(folder.iterdir()) if path.suffix in TYPES]
-    return sorted(there, key=lambda path: order.index(path.name) if path.name in order else 99)
+def figures(folder: Path) -> list[Path]:
+    """The figures in an experiment's folder."""
+    return [path for path in folder.iterdir() if path.suffix in TYPES and path.is_file()]
 
 
 def smallest(paths: Iterable[Path], limit: int) -> set[Path]:

@@ -311,11 +311,27 @@ def test_a_picture_that_is_none_or_a_bomb(tmp_path: Path, content: bytes, words:
     assert words in line
 
 
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1", "I;16"])
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "1"])
 def test_pictures_in_other_modes_have_three_channels(tmp_path: Path, mode: str) -> None:
     coco_folder(tmp_path)
-    Image.new(mode, (48, 48)).save(tmp_path / "val2017/square.png")
+    Image.new("RGB", (48, 48)).convert(mode).save(tmp_path / "val2017/square.png")
     assert not read(tmp_path, 20).images[2].any()
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "LA", "RGBA"])
+def test_what_is_transparent_is_grey(tmp_path: Path, mode: str) -> None:
+    coco_folder(tmp_path)
+    options: dict[str, Any] = {} if mode.endswith("A") else {"transparency": 0}
+    Image.new(mode, (48, 48)).save(tmp_path / "val2017/square.png", **options)
+    assert (read(tmp_path, 20).images[2] == 128).all()
+
+
+def test_pixels_of_16_bits_are_refused(tmp_path: Path) -> None:
+    coco_folder(tmp_path)
+    Image.new("I;16", (48, 48), 300).save(tmp_path / "val2017/square.png")
+    (line,) = message(tmp_path)
+    assert line.startswith("instances_val2017.json, image 42: the picture '")
+    assert line.endswith("save it with 8 bits a channel")
 
 
 def outcome(folder: Path) -> bool:

@@ -93,7 +93,7 @@ def test_what_words_become(text: str, expected: str) -> None:
         (0.123456, "$0.1235$"), (-2.5, "$-2.5$"), (1.23e-7, r"$1.23 \times 10^{-7}$"),
         (12345.6, r"$12\,346$"), (1e12, r"$1 \times 10^{12}$"), (math.nan, r"\textendash{}"),
         (None, r"\textendash{}"), (math.inf, r"$\infty$"), (-math.inf, r"$-\infty$"),
-        (True, "yes"), ("5%", r"5\%"),
+        (True, "yes"), ("5%", r"5\%"), (-0.0, "$0$"),
     ],
 )  # fmt: skip
 def test_numbers(value: Any, expected: str | None) -> None:
@@ -269,10 +269,14 @@ def test_a_damaged_result_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
     saved = results.load(place)
     saved.info = {}
     results.save(saved, place)
+    place = save(tmp_path, "mnist_cnn")
+    saved = results.load(place)
+    del saved.info["data"]["d"]["provenance"]
+    results.save(saved, place)
     save(tmp_path, "fashion_mlp")
     latex.write(tmp_path)
-    assert "cannot be read" in read(tmp_path, "xor")
-    assert "cannot be read" in read(tmp_path, "regression")
+    for name in ("xor", "regression", "mnist_cnn"):
+        assert "cannot be read" in read(tmp_path, name)
     assert r"\answer" in read(tmp_path, "fashion_mlp")
     assert read(tmp_path, "provenance").startswith("1 of ")
 

@@ -52,6 +52,7 @@ def test_a_result_is_told_whole(tmp_path: Path) -> None:
     shown = Page(page.write(tmp_path))
     words = " ".join(shown.text.split())
     for part in (
+        "1 experiment, the last result of 2026-01-02.",
         "1.1 alpha HYBRID seed 7 What is alpha?",
         "The answer of alpha is 42. It took 1.5 s.",
         "test accuracy 0.9877",
@@ -107,6 +108,30 @@ def test_missing_and_damaged_figures_are_told(tmp_path: Path) -> None:
     shown = Page(page.write(tmp_path))
     assert "2 of 3 figures are missing" in " ".join(shown.text.split())
     assert [i["alt"] for i in shown.all("img") if "src" in i] == ["three: What was found"]
+
+
+def test_figures_of_an_earlier_result_are_not_shown(tmp_path: Path) -> None:
+    """A new result is saved before it is drawn, and drawing it may fail."""
+    folder = tmp_path / "section1" / "alpha"
+    save_result(folder, figures=("of_before.png",))
+    path = folder / "result.json"
+    record = json.loads(path.read_text())
+    del record["info"]["figures"]
+    path.write_text(json.dumps(record))
+    failure = {"error": "no ink", "traceback": [], "settings": record["info"]["settings"]}
+    (folder / "failure.json").write_text(json.dumps(failure))
+    shown = Page(page.write(tmp_path))
+    words = " ".join(shown.text.split())
+    assert not [i for i in shown.all("img") if "src" in i]
+    assert "have not been drawn: python main.py alpha --replot draws them" in words
+    assert "Drawing it failed (QUICK, seed 0): no ink" in words
+
+
+def test_a_broken_link_is_no_figure(tmp_path: Path) -> None:
+    folder = tmp_path / "section1" / "alpha"
+    save_result(folder, figures=("one.png",))
+    (folder / "broken.png").symlink_to(folder / "nowhere.png")
+    assert len([i for i in Page(page.write(tmp_path)).all("img") if "src" in i]) == 1
 
 
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
@@ -222,7 +247,7 @@ def test_failures_are_shown_alone_and_beside_an_earlier_result(tmp_path: Path) -
     shown = Page(page.write(tmp_path))
     words = " ".join(shown.text.split())
     assert [a["class"] for a in shown.all("article")] == ["card done", "card failed"]
-    assert "A later run of it failed (FULL, seed 3): it broke" in words
+    assert "The last run of it failed (FULL, seed 3): it broke" in words
     assert "The answer of alpha is 42." in words
     assert "Why not? It failed (FULL, seed 3): it broke Where it failed Traceback line 7" in words
     assert "1 of 2 failed." in words
