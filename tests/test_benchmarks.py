@@ -155,7 +155,7 @@ def test_one_side_alone_prints_by_how_much_its_memory_grows(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["cnn", side, "small", "16", "1"])
     cnn.main()
-    assert float(capsys.readouterr().out) >= 0
+    assert abs(float(capsys.readouterr().out)) < 100  # MB; the system's own count is not exact
 
 
 def test_work_is_counted_as_the_text_books_do() -> None:
