@@ -245,14 +245,14 @@ BUDGETS: dict[int, dict[str, dict]] = {
     },
     4: {
         "resnet18_cifar10": {
-            "seconds": (10, 670, 16000),
+            "seconds": (10, 670, 20000),
             "recipes": (["sgd"], ["sgd"], ["sgd", "adam"]), "width": (16, 64, 64),
             "epochs": (6, 5, 48), "epochs_on_gpu": (6, 15, 60), "samples": (1500, 32000, 50000),
             "lr": ([0.1], [0.1], [0.1, 0.001]), "batch_size": (32, 128, 128),
             "crop": (1, 0, 4),  # pixels; a few epochs are too few to need it
             "window": 24, "hole": (0, 0, 8),  # pixels a side
             "window_epochs": (0, 4, 44),  # so many at first
-            "cutmix": (0.0, 0.0, 0.5),  # chance that windows are blended in pairs
+            "cutmix": 0.0,  # chance that windows are blended in pairs
         },
         "resnet_vs_plain": {
             "seconds": (7, 190, 5800),

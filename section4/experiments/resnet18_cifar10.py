@@ -8,8 +8,8 @@ they are or in a mirror, in QUICK and FULL also moved by some pixels. HYBRID and
 more of each than a window. A window of 24 x 24 pixels takes 9/16 of the arithmetic of an image of
 32 x 32, and is not as soon learned by heart; a network that ends in a mean over all places takes
 images of any size (Touvron et al., arXiv:1906.06423). In FULL, which sees each image often, windows
-have a hole in them, and half of the batches are blended by CutMix: what no two epochs show alike is
-harder to learn by heart.
+have a hole in them: what no two epochs show alike is harder to learn by heart. `--set cutmix=0.5`
+also blends half of the batches of windows by CutMix.
 
 In the end each test image is looked at twice, as it is and in a mirror, and the scores of both are
 added: two looks go wrong in different ways. How much that is worth is stated beside one look.
