@@ -234,10 +234,10 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     def update(means: Any, values: Any, number: torch.Tensor | int) -> None:
-        share = torch.as_tensor((1 + number) / (10 + number)).clamp(max=decay)
+        part = 1 - torch.as_tensor((1 + number) / (10 + number)).clamp(max=decay)  # that is new
         for mean, value in zip(means, values):
             if mean.is_floating_point():
-                mean.lerp_(value.to(mean.dtype), (1 - share).to(mean.dtype))
+                mean.lerp_(value.to(mean.dtype), part.to(mean.dtype))
             else:
                 mean.copy_(value)
 

@@ -57,9 +57,10 @@ def circumstances(info: dict[str, Any]) -> str:
 
 def listed(run: list[tuple[Experiment, Result]]) -> str:
     """The time of all, then each question with its answer."""
-    lines = [f"{registry.duration(sum(result.info['seconds'] for _, result in run))} in all."]
-    if any(result.info.get("resumed") for _, result in run):
-        lines = []  # the time before is not known
+    lines = list[str]()
+    if not any(result.info.get("resumed") for _, result in run):  # else not all time is known
+        seconds = sum(result.info["seconds"] for _, result in run)
+        lines.append(f"{registry.duration(seconds)} in all.")
     for number, title in registry.SECTIONS.items():
         those = [one for one in run if one[0].section == number]
         if those:
